@@ -1,0 +1,17 @@
+//! What the standard library could have had: time, ids, sizes, limits, budgets, file locks.
+//!
+//! Nothing here knows of Larder.
+
+pub mod budget;
+pub mod clock;
+pub mod ids;
+pub mod limits;
+pub mod lock;
+pub mod never;
+pub mod size;
+
+pub use budget::Budget;
+pub use clock::{Clock, Timestamp};
+pub use ids::Ids;
+pub use lock::FileLock;
+pub use size::ByteSize;

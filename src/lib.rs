@@ -1,0 +1,29 @@
+//! Larder: one S3 endpoint over all the storage you own.
+//!
+//! # Bird's-eye view
+//!
+//! There are two floors. **Upstairs, names:** a bucket has objects, an object has a current
+//! version, a version is an ordered list of entries. **Downstairs, bytes:** an entry is a slice of
+//! a blob, and a blob is kept whole as replicas on backends. S3 speaks to the upper floor; whoever
+//! moves bytes lives on the lower one. All metadata is in one SQLite database, all bytes are on the
+//! backends, and every step that matters is one transaction:
+//!
+//! - a **write** is *register* (blobs placed, intents recorded, bytes reserved), *write* (bytes
+//!   made durable on as many backends as the bucket asks for), *commit* (the version appears);
+//! - a **delete** is *condemn* (one transaction), *delete bytes*, *forget*;
+//! - a **read** is one look-up, and then verified bytes from whichever replica has them.
+//!
+//! A crash leaves intents, which the next start condemns, or condemned paths, which cleanup goes on
+//! with; never a version without its bytes.
+//!
+//! # Departures
+//!
+//! Where the code does other than the design it was begun from, and why:
+//!
+//! - Ids are 63-bit numbers (time above, random below) instead of longer random ones: they are
+//!   keys of tables with tens of millions of rows. A durable ceiling keeps them from ever being
+//!   used twice.
+
+pub mod base;
+pub mod model;
+pub mod plan;

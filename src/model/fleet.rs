@@ -1,0 +1,81 @@
+//! States of stored bytes.
+
+/// What is known of one replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReplicaState {
+    /// An intent: recorded before the first byte leaves.
+    Writing,
+    /// Durable, whole and verified when it was written.
+    Good,
+    /// Its backend, whose marker was seen, says that it is not there.
+    Missing,
+    /// It is there and it is wrong.
+    Damaged,
+    /// Good, but its backend is being emptied of it.
+    Leaving,
+}
+
+impl ReplicaState {
+    pub const ALL: [ReplicaState; 5] =
+        [Self::Writing, Self::Good, Self::Missing, Self::Damaged, Self::Leaving];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writing => "writing",
+            Self::Good => "good",
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Leaving => "leaving",
+        }
+    }
+
+    /// Its bytes may be read.
+    pub fn is_readable(self) -> bool {
+        matches!(self, Self::Good | Self::Leaving)
+    }
+}
+
+/// Why a path was condemned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CondemnReason {
+    Overwritten,
+    Deleted,
+    Aborted,
+    Surplus,
+    Moved,
+    Drained,
+    Damaged,
+    Superseded,
+    Debris,
+    Abandoned,
+}
+
+impl CondemnReason {
+    pub const ALL: [CondemnReason; 10] = [
+        Self::Overwritten,
+        Self::Deleted,
+        Self::Aborted,
+        Self::Surplus,
+        Self::Moved,
+        Self::Drained,
+        Self::Damaged,
+        Self::Superseded,
+        Self::Debris,
+        Self::Abandoned,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overwritten => "overwritten",
+            Self::Deleted => "deleted",
+            Self::Aborted => "aborted",
+            Self::Surplus => "surplus",
+            Self::Moved => "moved",
+            Self::Drained => "drained",
+            Self::Damaged => "damaged",
+            Self::Superseded => "superseded",
+            Self::Debris => "debris",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Pure decisions: from facts to what shall be done, without reading or doing anything.
+
+pub mod placement;
