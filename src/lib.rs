@@ -16,6 +16,18 @@
 //! A crash leaves intents, which the next start condemns, or condemned paths, which cleanup goes on
 //! with; never a version without its bytes.
 //!
+//! # Where things are
+//!
+//! The modules below stand in reading order; each imports only those before it (the table is in
+//! `tests/tidy.rs`). [`base`] knows nothing of Larder; [`model`] has the words; [`plan`] decides;
+//! [`store`] is the only SQL; [`backend`] the only place that knows OpenDAL; [`engine`] is where
+//! they meet, one verb a file; [`s3`] speaks the protocol and is the only place that knows s3s;
+//! [`config`] reads what the operator wrote; [`app`] wires it all up; [`cli`] is words on a
+//! terminal. A request enters at [`s3::serve`], an operator at [`cli`].
+//!
+//! What is deliberately absent: `engine` knows no HTTP, `store` no backends, `backend` no buckets,
+//! `plan` no I/O, and nobody below `app` sees a whole configuration.
+//!
 //! # Departures
 //!
 //! Where the code does other than the design it was begun from, and why:
@@ -24,6 +36,14 @@
 //!   keys of tables with tens of millions of rows. A durable ceiling keeps them from ever being
 //!   used twice.
 
+pub mod admin;
+pub mod app;
+pub mod backend;
 pub mod base;
+pub mod cli;
+pub mod config;
+pub mod engine;
 pub mod model;
 pub mod plan;
+pub mod s3;
+pub mod store;

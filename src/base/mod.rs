@@ -3,6 +3,7 @@
 //! Nothing here knows of Larder.
 
 pub mod budget;
+mod chain;
 pub mod clock;
 pub mod ids;
 pub mod limits;
@@ -11,6 +12,7 @@ pub mod never;
 pub mod size;
 
 pub use budget::Budget;
+pub use chain::chain;
 pub use clock::{Clock, Timestamp};
 pub use ids::Ids;
 pub use lock::FileLock;

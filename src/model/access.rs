@@ -11,14 +11,16 @@ use super::key::ObjectKey;
 /// What a grant may allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
-    /// Get and head objects, their attributes and tags.
+    /// Get and head objects, their attributes and tags; list the parts of an upload.
     Read,
-    /// List objects, uploads and parts; see that the bucket is there.
+    /// List objects and uploads; see that the bucket is there and where.
     List,
-    /// Write keys that have no object, decided as the commit decides it.
+    /// Put, copy or complete onto a key that has no object, decided as the commit decides it; the
+    /// multipart verbs.
     Create,
-    /// Write any key, set tags, and run multipart uploads.
+    /// What `Create` allows, onto any key; set tags.
     Write,
+    /// Objects, uploads, tags.
     Delete,
     /// Delete the bucket and change its settings.
     Admin,
@@ -57,13 +59,14 @@ impl Actions {
         Actions(actions.iter().fold(0, |bits, action| bits | action.bit()))
     }
 
-    /// The actions behind `read-only`, `write-only`, `read-write` or `admin`.
+    /// The actions behind `read-only`, `write-only`, `append-only`, `read-write` or `admin`.
     pub fn preset(name: &str) -> Option<Actions> {
         use Action::*;
         Some(match name {
             "read-only" => Actions::of(&[Read, List]),
             "write-only" => Actions::of(&[Create, Write]),
-            "read-write" => Actions::of(&[Read, List, Create, Write, Delete]),
+            "append-only" => Actions::of(&[Create, List]),
+            "read-write" => Actions::of(&[Read, List, Write, Delete]),
             "admin" => Actions::of(&Action::ALL),
             _ => return None,
         })

@@ -1,0 +1,174 @@
+//! Builds everything, starts it, reloads it, stops it: the only place that knows everyone.
+//!
+//! The order of the start: configuration, store (with its lock), settled intents, fleet,
+//! listeners; no request is taken before all of it stands. The order of the stop: not ready, no new
+//! connections, requests in flight finish within `shutdown_timeout`, background work ends, the
+//! store closes. Crash safety does not depend on the second list.
+
+mod fleet;
+pub mod logging;
+pub mod offline;
+mod reload;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::base::Clock;
+use crate::base::Ids;
+use crate::config::Config;
+use crate::config::Loaded;
+use crate::engine::Engine;
+use crate::s3::S3Service;
+use crate::s3::S3Settings;
+use crate::s3::serve as serve_s3;
+use crate::store::Declaration;
+use crate::store::DeclaredBackend;
+use crate::store::Store;
+
+use reload::Reloader;
+
+/// How often absent backends are looked at, and uploads completed long ago are forgotten.
+const LOOK: Duration = Duration::from_secs(5);
+const PRUNE: Duration = Duration::from_secs(3600);
+/// Open files: as many as the system lets us, up to this.
+const FILES_WANTED: u64 = 65_536;
+
+pub struct ServeOptions {
+    pub config_path: PathBuf,
+    pub loaded: Loaded,
+    pub log: logging::LogHandle,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    raise_file_limit();
+    let config = &options.loaded.config;
+    let clock = Clock::system();
+    let ids = Arc::new(Ids::new(clock.clone()));
+    let data_dir = config.data_dir.clone();
+    let store = offline::open(&data_dir, clock.clone(), Arc::clone(&ids)).await?;
+    let result = serve_store(&options, store.clone(), clock, ids).await;
+    store.close().await;
+    result
+}
+
+async fn serve_store(
+    options: &ServeOptions,
+    store: Store,
+    clock: Clock,
+    ids: Arc<Ids>,
+) -> anyhow::Result<()> {
+    let config = &options.loaded.config;
+    let settled = store.intents_settle().await.context("settling what the last run left")?;
+    if settled > 0 {
+        tracing::info!(intents = settled, "settled what an earlier run left unfinished");
+    }
+    let rows = store.backends().await?;
+    let known = fleet::Known { store: store.id(), rows: &rows, before: None, ids: &ids };
+    let (fleet, declared) = fleet::open(&config.backends, &known).await?;
+    store.declare(declaration(config, declared)).await.context("declaring the configuration")?;
+    let memory = config.server.memory;
+    let engine = Engine::new(store, fleet, config.engine.clone(), memory, clock);
+
+    let s3_listener = bind(config.server.listen, "server.listen").await?;
+    let admin_listener = bind(config.server.admin_listen, "server.admin_listen").await?;
+    let s3 = S3Service::new(Arc::clone(&engine), s3_settings(config));
+    let ready = admin::Ready::default();
+    let stop = CancellationToken::new();
+    let stop_background = CancellationToken::new();
+    let background = TaskTracker::new();
+    background.spawn(Arc::clone(&engine).cleanup_loop(stop_background.clone()));
+    background.spawn(keep_house(Arc::clone(&engine), stop_background.clone()));
+    background.spawn(admin::serve(admin_listener, ready.clone(), stop_background.clone()));
+    let reloader = Reloader::new(options, Arc::clone(&engine), s3.clone(), ids);
+    background.spawn(reloader.run(stop_background.clone()));
+
+    let grace = config.server.shutdown_timeout;
+    let serving = tokio::spawn(serve_s3(s3_listener, s3, stop.clone(), grace));
+    ready.set(true);
+    let (listen, admin) = (config.server.listen, config.server.admin_listen);
+    tracing::info!(%listen, %admin, backends = config.backends.len(), "serving");
+
+    wait_for_end().await?;
+    tracing::info!("stopping; what is in flight may finish");
+    ready.set(false);
+    stop.cancel();
+    // A listener that panicked ends here as well; what it served is lost, what it stored is not.
+    let _ = serving.await;
+    stop_background.cancel();
+    background.close();
+    if tokio::time::timeout(grace, background.wait()).await.is_err() {
+        tracing::warn!("background work did not end in time and is left behind");
+    }
+    Ok(())
+}
+
+/// What the store keeps of a configuration.
+fn declaration(config: &Config, backends: Vec<DeclaredBackend>) -> Declaration {
+    Declaration {
+        backends,
+        buckets: config.buckets.clone(),
+        keys: config.keys.clone(),
+        default_placement: config.default_placement.clone(),
+    }
+}
+
+fn s3_settings(config: &Config) -> S3Settings {
+    S3Settings {
+        region: config.server.region.clone(),
+        domain: config.server.domain.clone(),
+        post_form_max: config.server.post_form_max,
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} ({key}); is something else there?"))
+}
+
+/// Looks at absent backends, and forgets what has had its time.
+async fn keep_house(engine: Arc<Engine>, stop: CancellationToken) {
+    let mut since_prune = PRUNE;
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        engine.look_for_absent().await;
+        since_prune += LOOK;
+        if since_prune >= PRUNE {
+            since_prune = Duration::ZERO;
+            engine.prune_uploads().await;
+        }
+    }
+}
+
+async fn wait_for_end() -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => (),
+        _ = int.recv() => (),
+    }
+    Ok(())
+}
+
+/// Every connection and every open file counts against a limit that is low by default.
+fn raise_file_limit() {
+    use rustix::process::Resource;
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(FILES_WANTED, |most| most.min(FILES_WANTED));
+    if limit.current.is_some_and(|now| now < most) {
+        limit.current = Some(most);
+        if let Err(err) = rustix::process::setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(error = %err, "the limit for open files stays as it is");
+        }
+    }
+}

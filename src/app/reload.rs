@@ -1,0 +1,100 @@
+//! A changed configuration, taken as a whole or not at all.
+//!
+//! The file is parsed and checked, the fleet is opened (backends with equal settings are taken
+//! over), and one store transaction declares all of it; only then do the running parts see it. A
+//! mistake anywhere leaves everything as it was and is logged with its place. Requests in flight
+//! finish with the generation that they began with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio_util::sync::CancellationToken;
+
+use super::ServeOptions;
+use super::fleet;
+use super::logging::LogHandle;
+use crate::base::Ids;
+use crate::config;
+use crate::config::Config;
+use crate::config::watch::Watch;
+use crate::engine::Engine;
+use crate::s3::S3Service;
+
+pub(super) struct Reloader {
+    path: PathBuf,
+    log: LogHandle,
+    engine: Arc<Engine>,
+    s3: S3Service,
+    ids: Arc<Ids>,
+    now: Config,
+    watch: Watch,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        options: &ServeOptions,
+        engine: Arc<Engine>,
+        s3: S3Service,
+        ids: Arc<Ids>,
+    ) -> Reloader {
+        let (path, log) = (options.config_path.clone(), options.log.clone());
+        let watch = Watch::start(path.clone(), options.loaded.text_hash);
+        Reloader { path, log, engine, s3, ids, now: options.loaded.config.clone(), watch }
+    }
+
+    /// Reloads on SIGHUP, also when the file is the same (a file of a secret may not be), and when
+    /// the contents of the file change.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut hup = match signal(SignalKind::hangup()) {
+            Ok(hup) => hup,
+            Err(err) => {
+                tracing::error!(error = %err, "cannot hear SIGHUP; the configuration stays");
+                return;
+            }
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = hup.recv() => (),
+                () = self.watch.changed() => (),
+            }
+            match self.reload().await {
+                Ok(()) => tracing::info!("the changed configuration is in force"),
+                Err(err) => tracing::error!(
+                    "the changed configuration is not used, the old one stays: {err:#}"
+                ),
+            }
+        }
+    }
+
+    async fn reload(&mut self) -> anyhow::Result<()> {
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path, &config::environment));
+        let loaded = loaded.await??;
+        let new = loaded.config;
+        if new.data_dir != self.now.data_dir {
+            anyhow::bail!("data_dir changes only with a restart");
+        }
+        let old = &self.now.server;
+        if (new.server.listen, new.server.admin_listen) != (old.listen, old.admin_listen) {
+            anyhow::bail!("listen and admin_listen change only with a restart");
+        }
+        let store = &self.engine.store;
+        let before = self.engine.fleet.load_full();
+        let rows = store.backends().await?;
+        let known =
+            fleet::Known { store: store.id(), rows: &rows, before: Some(&before), ids: &self.ids };
+        let (fleet, declared) = fleet::open(&new.backends, &known).await?;
+        store.declare(super::declaration(&new, declared)).await?;
+        self.engine.reload(fleet, new.engine.clone());
+        self.s3.reload(super::s3_settings(&new));
+        self.log.set_level(new.log.level);
+        for warning in &loaded.warnings {
+            tracing::warn!("{}", warning.render(&self.path));
+        }
+        self.now = new;
+        Ok(())
+    }
+}

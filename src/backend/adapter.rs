@@ -1,0 +1,394 @@
+//! OpenDAL, and its traps.
+//!
+//! This and the local service are the only modules that know OpenDAL. Nothing here knows of
+//! markers or presence; answers are [`Failure`]s.
+//!
+//! # Traps that are handled here
+//!
+//! - A writer that is only dropped leaves its parts at the service: [`Stream`] is closed or
+//!   aborted by its owner, always.
+//! - A close may fail although the object was made (the answer was lost, and the retry found the
+//!   upload gone). The path is nobody else's, so a stat of the right length settles it.
+//! - Services that take an object in one shot refuse a second write: the pieces are kept and
+//!   written at the end.
+//! - A read may end early without an error: every read has a range and its length is counted.
+//! - Timeouts lie inside the retries; the other way round a retry would be dropped halfway.
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+use std::sync::Mutex;
+use std::sync::Once;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use opendal::Buffer;
+use opendal::EntryMode;
+use opendal::HttpTransporter;
+use opendal::OperationContext;
+use opendal::Operator;
+use opendal::OperatorRegistry;
+use opendal::layers::ConcurrentLimitLayer;
+use opendal::layers::RetryLayer;
+use opendal::layers::TimeoutLayer;
+use opendal_http_transport_reqwest::ReqwestTransport;
+
+use super::BackendSettings;
+use super::Listed;
+use super::Timeouts;
+use super::error::{Aim, Failure, Fault};
+use super::marker::MARKER_DIR;
+
+/// Bytes of one part of a multi-part upload, which is kept until it is sent. S3 wants 5 MiB.
+const PART: usize = 8 << 20;
+/// Bytes of one piece that a read hands on.
+pub(crate) const PIECE_MAX: usize = 1 << 20;
+/// Calls, open readers and writers of one backend. Far above what admission lets in: it only
+/// keeps a mistake from having no end.
+const CALLS_MAX: usize = 1024;
+/// Short: whoever calls knows better what to do next than to wait.
+const RETRIES: usize = 3;
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+/// A part of [`PART`] bytes on a slow line, or the end of a large upload, takes this long.
+const IO_TIMEOUT_MIN: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT_MIN: Duration = Duration::from_secs(30);
+/// Idle connections that are kept to one host.
+const IDLE_CONNECTIONS_MAX: usize = 32;
+const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(60);
+
+/// One service at one root.
+#[derive(Clone)]
+pub(crate) struct Adapter {
+    op: Operator,
+    /// The service takes objects whole.
+    one_shot: bool,
+    /// Parts are kept until they have this size.
+    part: Option<usize>,
+    /// A lost answer to a write is looked for with a stat.
+    confirms: bool,
+}
+
+/// An object that is being written.
+pub(crate) enum Stream {
+    Pieces(Box<opendal::Writer>),
+    Whole(Vec<Bytes>),
+}
+
+pub(crate) type Pieces = BoxStream<'static, Result<Bytes, Failure>>;
+
+/// The schemes that are compiled in.
+pub(crate) fn schemes() -> HashSet<String> {
+    opendal::init_default_registry();
+    OperatorRegistry::get().schemes()
+}
+
+/// HTTP clients by their connect timeout: a client has only one, and all backends that agree on
+/// it share connections.
+static CLIENTS: LazyLock<Mutex<Vec<(Duration, reqwest::Client)>>> = LazyLock::new(Mutex::default);
+
+fn client(connect: Duration) -> Result<reqwest::Client, Failure> {
+    static CRYPTO: Once = Once::new();
+    // An error says that somebody installed one before, which is as good.
+    CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, client)) = clients.iter().find(|(timeout, _)| *timeout == connect) {
+        return Ok(client.clone());
+    }
+    let client = reqwest::Client::builder()
+        .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(connect)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .pool_idle_timeout(IDLE_CONNECTION_TIME)
+        .tcp_nodelay(true)
+        .build()
+        .map_err(|err| Failure::because(Fault::Refused, err))?;
+    clients.push((connect, client.clone()));
+    Ok(client)
+}
+
+impl Adapter {
+    /// The service that `settings` name, with timeouts and retries. Nothing is asked of it yet.
+    pub(crate) fn remote(settings: &BackendSettings) -> Result<Adapter, Failure> {
+        let Some(traits) = super::services::service(&settings.service) else {
+            let known = super::services::services().join(", ");
+            let why = format!("`{}` is no service of this binary: {known}", settings.service);
+            return Err(Failure::because(Fault::Refused, why));
+        };
+        let transport = ReqwestTransport::new(client(settings.timeouts.connect)?);
+        // Some services ask for credentials outside of an operator's own context.
+        HttpTransporter::install_default(transport.clone());
+        let options = settings.options.clone();
+        let op = Operator::via_iter(traits.scheme, options)
+            .map_err(|err| Failure::because(Fault::Refused, err))?;
+        let context =
+            OperationContext::default().with_http_transport(HttpTransporter::new(transport));
+        Ok(Adapter::layered(op.with_context(context), &settings.timeouts, traits.one_shot))
+    }
+
+    /// Any operator, with timeouts and retries.
+    pub(crate) fn layered(op: Operator, timeouts: &Timeouts, one_shot: bool) -> Adapter {
+        let timeout = TimeoutLayer::new()
+            .with_timeout(timeouts.first_byte.max(CALL_TIMEOUT_MIN))
+            .with_io_timeout(timeouts.stall.max(IO_TIMEOUT_MIN));
+        let retry = RetryLayer::new()
+            .with_max_times(RETRIES)
+            .with_min_delay(RETRY_DELAY_MIN)
+            .with_max_delay(RETRY_DELAY_MAX)
+            .with_jitter();
+        let op = op.layer(timeout).layer(retry).layer(ConcurrentLimitLayer::new(CALLS_MAX));
+        let one_shot = one_shot || !op.info().capability().write_can_multi;
+        Adapter { op, one_shot, part: Some(PART), confirms: true }
+    }
+
+    /// The local service: it has its own limits, and knows what became of a write.
+    pub(crate) fn local(op: Operator) -> Adapter {
+        Adapter { op, one_shot: false, part: None, confirms: false }
+    }
+
+    /// Bytes that an open stream of `size` bytes keeps in memory.
+    pub(crate) fn buffered(&self, size: u64) -> u64 {
+        match self.part {
+            _ if self.one_shot => size,
+            Some(part) => size.min(part as u64),
+            None => 0,
+        }
+    }
+
+    pub(crate) async fn write_whole(&self, path: &str, bytes: Buffer) -> Result<(), Failure> {
+        let size = bytes.len() as u64;
+        let written = self.op.write(path, bytes).await.map(drop);
+        self.settle(path, size, written).await
+    }
+
+    pub(crate) async fn begin(&self, path: &str) -> Result<Stream, Failure> {
+        if self.one_shot {
+            return Ok(Stream::Whole(Vec::new()));
+        }
+        let options = opendal::options::WriteOptions { chunk: self.part, ..Default::default() };
+        let writer = self.op.writer_options(path, options).await;
+        writer.map(|w| Stream::Pieces(Box::new(w))).map_err(|err| Failure::opendal(err, Aim::Make))
+    }
+
+    pub(crate) async fn finish(
+        &self,
+        stream: &mut Stream,
+        path: &str,
+        size: u64,
+    ) -> Result<(), Failure> {
+        match stream {
+            Stream::Pieces(writer) => {
+                let closed = writer.close().await.map(drop);
+                self.settle(path, size, closed).await
+            }
+            Stream::Whole(pieces) => {
+                self.write_whole(path, Buffer::from(std::mem::take(pieces))).await
+            }
+        }
+    }
+
+    /// What became of a write, with another look when its answer leaves that open.
+    async fn settle(
+        &self,
+        path: &str,
+        size: u64,
+        written: opendal::Result<()>,
+    ) -> Result<(), Failure> {
+        let Err(err) = written else { return Ok(()) };
+        let failure = Failure::opendal(err, Aim::Make);
+        if !self.confirms || matches!(failure.fault, Fault::Refused | Fault::Full) {
+            return Err(failure);
+        }
+        match self.stat(path).await {
+            Ok(length) if length == size => Ok(()),
+            // It may still arrive.
+            _ => Err(failure.unknown()),
+        }
+    }
+
+    /// Exactly `range`, in pieces of at most [`PIECE_MAX`]. The first has arrived when this returns.
+    pub(crate) async fn read(
+        &self,
+        path: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<Pieces, Failure> {
+        let failure = |err| Failure::opendal(err, Aim::Look);
+        let (wanted, end) = (range.end.saturating_sub(range.start), range.end);
+        let reader = self.op.reader(path).await.map_err(failure)?;
+        let stream = reader.into_stream(range).await.map_err(failure)?;
+        let pieces = stream
+            .map_err(failure)
+            .map_ok(|buffer: Buffer| futures_util::stream::iter(Iterator::map(buffer, Ok)));
+        let (adapter, path) = (self.clone(), path.to_owned());
+        let judged = pieces.try_flatten().or_else(move |failure| {
+            let (adapter, path) = (adapter.clone(), path.clone());
+            async move { Err(adapter.judge(&path, end, failure).await) }
+        });
+        let mut pieces = judged.boxed();
+        let first = pieces.next().await.transpose()?.unwrap_or_default();
+        let all = futures_util::stream::once(async move { Ok(first) }).chain(pieces);
+        Ok(exactly(all.boxed(), wanted))
+    }
+
+    /// What a failed read means: OpenDAL counts the bytes of a body too, and takes an object that
+    /// is too short for one that did not arrive whole.
+    async fn judge(&self, path: &str, end: u64, failure: Failure) -> Failure {
+        if failure.fault != Fault::Passing {
+            return failure;
+        }
+        match self.stat(path).await {
+            Ok(length) if length < end => {
+                let why = format!("it has {length} bytes and should have at least {end}");
+                Failure::because(Fault::Damaged, why)
+            }
+            _ => failure,
+        }
+    }
+
+    pub(crate) async fn stat(&self, path: &str) -> Result<u64, Failure> {
+        match self.op.stat(path).await {
+            Ok(metadata) if metadata.is_dir() => Err(Failure::new(Fault::Missing)),
+            Ok(metadata) => Ok(metadata.content_length()),
+            Err(err) => Err(Failure::opendal(err, Aim::Look)),
+        }
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
+        match self.op.delete(path).await.map_err(|err| Failure::opendal(err, Aim::Look)) {
+            Err(failure) if failure.fault == Fault::Missing => Ok(()),
+            Err(failure) => Err(failure.unknown()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The files below `prefix`, which is empty or ends in a slash; in a flat listing also
+    /// directories. Larder's own directory is left out of a listing of everything. A prefix that
+    /// is not there has nothing below it, whether the service says so or not.
+    pub(crate) async fn list(
+        &self,
+        prefix: &str,
+        recursive: bool,
+    ) -> Result<BoxStream<'static, Result<Listed, Failure>>, Failure> {
+        let options = opendal::options::ListOptions { recursive, ..Default::default() };
+        let lister = match self.op.lister_options(prefix, options).await {
+            Ok(lister) => lister,
+            Err(err) => match Failure::opendal(err, Aim::Look) {
+                failure if failure.fault == Fault::Missing => {
+                    return Ok(futures_util::stream::empty().boxed());
+                }
+                failure => return Err(failure),
+            },
+        };
+        let (op, prefix) = (self.op.clone(), prefix.to_owned());
+        let listed = lister.map_err(|err| Failure::opendal(err, Aim::Look));
+        let own = format!("{MARKER_DIR}/");
+        let entries = listed.try_filter_map(move |entry| {
+            let op = op.clone();
+            let path = entry.path().to_owned();
+            let skipped = path == prefix
+                || path == "/"
+                || (prefix.is_empty() && path.starts_with(&own))
+                || (recursive && entry.metadata().mode() == EntryMode::DIR);
+            async move {
+                if skipped {
+                    return Ok(None);
+                }
+                let size = match entry.metadata().mode() {
+                    // Some services list names only.
+                    EntryMode::Unknown => match op.stat(&path).await {
+                        Ok(metadata) => metadata.content_length(),
+                        Err(err) if err.kind() == opendal::ErrorKind::NotFound => return Ok(None),
+                        Err(err) => return Err(Failure::opendal(err, Aim::Look)),
+                    },
+                    _ => entry.metadata().content_length(),
+                };
+                Ok(Some(Listed { path, size }))
+            }
+        });
+        let missing = |failure: &Failure| failure.fault == Fault::Missing;
+        let there = entries
+            .take_while(move |entry| std::future::ready(!entry.as_ref().is_err_and(missing)));
+        Ok(there.boxed())
+    }
+
+    /// Whether the service keeps versions of `path`, which was deleted: it still counts them.
+    pub(crate) async fn keeps_versions(&self, path: &str) -> bool {
+        if !self.op.info().capability().list_with_versions {
+            return false;
+        }
+        let options = opendal::options::ListOptions { versions: true, ..Default::default() };
+        match self.op.list_options(path, options).await {
+            Ok(entries) => !entries.is_empty(),
+            Err(_) => false,
+        }
+    }
+}
+
+impl Stream {
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        match self {
+            Stream::Pieces(writer) => {
+                writer.write(bytes).await.map_err(|err| Failure::opendal(err, Aim::Make))
+            }
+            Stream::Whole(pieces) => {
+                pieces.push(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) async fn abort(&mut self) -> Result<(), Failure> {
+        match self {
+            Stream::Pieces(writer) => match writer.abort().await {
+                Ok(()) => Ok(()),
+                // Nothing was begun that could be left behind.
+                Err(err) if err.kind() == opendal::ErrorKind::Unsupported => Ok(()),
+                Err(err) => Err(Failure::opendal(err, Aim::Look).unknown()),
+            },
+            Stream::Whole(pieces) => {
+                pieces.clear();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The pieces of `stream`, none too large; an error when they are more or fewer than `wanted`.
+pub(crate) fn exactly(stream: Pieces, wanted: u64) -> Pieces {
+    struct State {
+        stream: Pieces,
+        left: u64,
+        piece: Bytes,
+        over: bool,
+    }
+    let state = State { stream, left: wanted, piece: Bytes::new(), over: false };
+    futures_util::stream::unfold(state, |mut state| async move {
+        if state.over {
+            return None;
+        }
+        while state.piece.is_empty() {
+            let wrong = match state.stream.next().await {
+                Some(Ok(piece)) if piece.len() as u64 <= state.left => {
+                    state.left -= piece.len() as u64;
+                    state.piece = piece;
+                    continue;
+                }
+                Some(Ok(_)) => Failure::because(Fault::Damaged, "more bytes came than asked for"),
+                Some(Err(failure)) => failure,
+                None if state.left == 0 => return None,
+                None => {
+                    let why = format!("it ended {} bytes too early", state.left);
+                    Failure::because(Fault::Damaged, why)
+                }
+            };
+            state.over = true;
+            return Some((Err(wrong), state));
+        }
+        let piece = state.piece.split_to(state.piece.len().min(PIECE_MAX));
+        Some((Ok(piece), state))
+    })
+    .boxed()
+}

@@ -1,0 +1,268 @@
+//! What can go wrong at a backend, named by what the caller should do about it.
+//!
+//! A place (a disk, a service) answers with a [`Failure`], which knows nothing of names; the
+//! backend around it adds who, what and where and makes a [`BackendError`] of it.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+/// What went wrong, named by what the caller should do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not there. The marker was seen in the same step, so this can be believed.
+    Missing,
+    /// It is there and it is wrong (for instance shorter than asked for).
+    Damaged,
+    /// No room. Place elsewhere.
+    Full,
+    /// Credentials, settings or permissions are wrong. Tell the operator.
+    Refused,
+    /// Anything that may be different in a moment.
+    Passing,
+    /// The marker cannot be seen: nothing that the backend says is believed.
+    Absent,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {path:?} on backend {backend}: {}", .fault.words())]
+pub struct BackendError {
+    pub fault: Fault,
+    pub backend: Arc<str>,
+    pub operation: &'static str,
+    pub path: String,
+    /// Whether a write or delete may have happened all the same.
+    pub unknown: bool,
+    #[source]
+    pub cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Fault {
+    fn words(self) -> &'static str {
+        match self {
+            Fault::Missing => "it is not there",
+            Fault::Damaged => "it is damaged",
+            Fault::Full => "there is no room",
+            Fault::Refused => "it was refused",
+            Fault::Passing => "it failed for now",
+            Fault::Absent => "the backend's marker cannot be seen; is the disk mounted?",
+        }
+    }
+}
+
+/// What a place answers when something went wrong.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) fault: Fault,
+    /// Whether it may have happened all the same.
+    pub(crate) unknown: bool,
+    pub(crate) cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// Whether an operation makes something: then a path that cannot be walked is no simple absence.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    Look,
+    Make,
+}
+
+impl Failure {
+    pub(crate) fn new(fault: Fault) -> Failure {
+        Failure { fault, unknown: false, cause: None }
+    }
+
+    pub(crate) fn because(fault: Fault, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+        Failure { fault, unknown: false, cause: Some(cause.into()) }
+    }
+
+    pub(crate) fn unknown(mut self) -> Failure {
+        self.unknown = true;
+        self
+    }
+
+    pub(crate) fn io(err: io::Error, aim: Aim) -> Failure {
+        Failure::because(classify_io(&err, aim), err)
+    }
+
+    pub(crate) fn opendal(err: opendal::Error, aim: Aim) -> Failure {
+        if let Some(&Carried { fault, unknown, .. }) = carried(&err) {
+            return Failure { fault, unknown, cause: Some(err.into()) };
+        }
+        Failure::because(classify_opendal(&err, aim), Told(without_queries(&err.to_string())))
+    }
+
+    /// Adds who, what and where.
+    pub(crate) fn at(
+        self,
+        backend: &Arc<str>,
+        operation: &'static str,
+        path: &str,
+    ) -> BackendError {
+        BackendError {
+            fault: self.fault,
+            backend: Arc::clone(backend),
+            operation,
+            path: path.to_owned(),
+            unknown: self.unknown,
+            cause: self.cause,
+        }
+    }
+}
+
+fn classify_io(err: &io::Error, aim: Aim) -> Fault {
+    use io::ErrorKind as Kind;
+    match err.kind() {
+        Kind::NotFound => Fault::Missing,
+        Kind::NotADirectory if aim == Aim::Look => Fault::Missing,
+        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Fault::Full,
+        Kind::PermissionDenied
+        | Kind::ReadOnlyFilesystem
+        | Kind::NotADirectory
+        | Kind::InvalidFilename
+        | Kind::InvalidInput => Fault::Refused,
+        Kind::UnexpectedEof | Kind::IsADirectory => Fault::Damaged,
+        Kind::StaleNetworkFileHandle => Fault::Absent,
+        _ => Fault::Passing,
+    }
+}
+
+fn classify_opendal(err: &opendal::Error, aim: Aim) -> Fault {
+    use opendal::ErrorKind as Kind;
+    match err.kind() {
+        Kind::NotFound => Fault::Missing,
+        Kind::RangeNotSatisfied => Fault::Damaged,
+        Kind::PermissionDenied | Kind::ConfigInvalid | Kind::Unsupported => Fault::Refused,
+        Kind::IsADirectory | Kind::NotADirectory if aim == Aim::Look => Fault::Missing,
+        Kind::IsADirectory | Kind::NotADirectory => Fault::Refused,
+        _ => match err.to_string() {
+            text if says_full(&text) => Fault::Full,
+            text if text.contains("status: 401") => Fault::Refused,
+            _ => Fault::Passing,
+        },
+    }
+}
+
+/// What a service said. Only its words are kept: the error itself holds addresses with the
+/// signatures and tokens in them.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Told(String);
+
+/// `text` without the query strings of the addresses in it.
+fn without_queries(text: &str) -> String {
+    let mut parts = text.split('?');
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find([' ', ',', '"', '\'', '}', ')', '\n']).unwrap_or(part.len());
+        // A question mark that ends a sentence has nothing after it.
+        clean.push_str(if end == 0 { "?" } else { "?..." });
+        clean.push_str(&part[end..]);
+    }
+    clean
+}
+
+/// A failure of our own on its way through OpenDAL's error type.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .fault.words())]
+struct Carried {
+    fault: Fault,
+    unknown: bool,
+    #[source]
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What the local service said, which speaks through OpenDAL too.
+fn carried(err: &opendal::Error) -> Option<&Carried> {
+    let mut cause = Error::source(err);
+    while let Some(err) = cause {
+        if let Some(carried) = err.downcast_ref() {
+            return Some(carried);
+        }
+        cause = err.source();
+    }
+    None
+}
+
+impl From<Failure> for opendal::Error {
+    fn from(failure: Failure) -> opendal::Error {
+        let kind = match failure.fault {
+            Fault::Missing => opendal::ErrorKind::NotFound,
+            Fault::Damaged => opendal::ErrorKind::RangeNotSatisfied,
+            Fault::Refused => opendal::ErrorKind::PermissionDenied,
+            Fault::Full | Fault::Passing | Fault::Absent => opendal::ErrorKind::Unexpected,
+        };
+        let Failure { fault, unknown, cause } = failure;
+        opendal::Error::new(kind, "local directory").set_source(Carried { fault, unknown, cause })
+    }
+}
+
+/// Services have no common way to say that they are full; these are their words for it.
+fn says_full(text: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "insufficient_space",
+        "InsufficientStorage",
+        "Insufficient Storage",
+        "status: 507",
+        "storageQuotaExceeded",
+        "quotaLimitReached",
+        "QuotaExceeded",
+        "storage_cap_exceeded",
+        "XMinioStorageFull",
+        "StorageFull",
+        "No space left on device",
+    ];
+    WORDS.iter().any(|word| text.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_becomes_what_to_do() {
+        let fault = |kind: io::ErrorKind, aim| Failure::io(kind.into(), aim).fault;
+        assert_eq!(fault(io::ErrorKind::StorageFull, Aim::Make), Fault::Full);
+        assert_eq!(fault(io::ErrorKind::QuotaExceeded, Aim::Make), Fault::Full);
+        assert_eq!(fault(io::ErrorKind::ReadOnlyFilesystem, Aim::Make), Fault::Refused);
+        assert_eq!(fault(io::ErrorKind::NotADirectory, Aim::Look), Fault::Missing);
+        assert_eq!(fault(io::ErrorKind::NotADirectory, Aim::Make), Fault::Refused);
+        assert_eq!(fault(io::ErrorKind::UnexpectedEof, Aim::Look), Fault::Damaged);
+        let eio = io::Error::from(rustix::io::Errno::IO);
+        assert_eq!(Failure::io(eio, Aim::Look).fault, Fault::Passing);
+    }
+
+    #[test]
+    fn our_own_failures_pass_through_opendal_unchanged() {
+        for fault in [Fault::Full, Fault::Absent, Fault::Missing, Fault::Damaged, Fault::Passing] {
+            let err = opendal::Error::from(Failure::new(fault)).with_operation("write");
+            assert_eq!(Failure::opendal(err, Aim::Make).fault, fault);
+        }
+    }
+
+    #[test]
+    fn services_say_full_in_words() {
+        let err = opendal::Error::new(
+            opendal::ErrorKind::Unexpected,
+            "{\"error_summary\": \"path/insufficient_space/..\"}",
+        );
+        assert_eq!(Failure::opendal(err, Aim::Make).fault, Fault::Full);
+        let err = opendal::Error::new(opendal::ErrorKind::RateLimited, "slow down");
+        assert_eq!(Failure::opendal(err, Aim::Make).fault, Fault::Passing);
+    }
+
+    #[test]
+    fn addresses_lose_their_secrets() {
+        let text = "at http://x/a?sig=SECRET&x=1, uri: http://y/?token=SECRET } really? yes";
+        let clean = without_queries(text);
+        assert_eq!(clean, "at http://x/a?..., uri: http://y/?... } really? yes");
+        let err = opendal::Error::new(opendal::ErrorKind::Unexpected, text);
+        let failure = Failure::opendal(err, Aim::Look);
+        assert!(!format!("{failure:?}").contains("SECRET"));
+    }
+
+    #[test]
+    fn the_message_says_who_what_and_where() {
+        let err = Failure::new(Fault::Full).at(&"disk1".into(), "write", "a/b");
+        assert_eq!(err.to_string(), "write \"a/b\" on backend disk1: there is no room");
+    }
+}

@@ -1,0 +1,260 @@
+//! Faults on demand, for tests.
+//!
+//! Every backend holds a [`Faults`] handle and asks it before and after each call; outside tests
+//! nobody ever puts a rule into it and the question is one atomic load. It sits below the rules
+//! about markers and exact lengths, so those are tested with it.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::error::{Failure, Fault};
+
+/// What a backend is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// The beginning of a stream, or a whole small write.
+    Write,
+    /// One piece of a stream.
+    Piece,
+    Finish,
+    Abort,
+    /// The beginning of a read, and a read on the caller's thread.
+    Read,
+    Stat,
+    Delete,
+    List,
+    Marker,
+}
+
+/// What happens instead of what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It fails and nothing has happened.
+    Fail(Fault),
+    /// It happens, and then fails as if the answer had been lost.
+    FailAfter(Fault),
+    /// No answer until the faults are cleared; then it fails.
+    Hang,
+    /// The last byte is lost, without a word.
+    Truncate,
+    /// The first byte is changed, without a word.
+    Corrupt,
+}
+
+/// The faults of one backend. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Faults(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Whether there may be a rule or anybody counts.
+    on: AtomicBool,
+    lost: AtomicBool,
+    state: Mutex<State>,
+    /// Changes when the faults are cleared.
+    cleared: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rules: Vec<Rule>,
+    counts: Vec<(Call, u64)>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    call: Call,
+    /// Calls that still pass before it holds.
+    skip: u64,
+    /// Whether it holds from then on, or once.
+    always: bool,
+    effect: Effect,
+}
+
+impl Faults {
+    /// The `nth` call of this kind from now on (1 is the next) meets `effect`.
+    pub fn on(&self, call: Call, nth: u64, effect: Effect) {
+        self.add(Rule { call, skip: nth.saturating_sub(1), always: false, effect });
+    }
+
+    /// Every call of this kind meets `effect`.
+    pub fn always(&self, call: Call, effect: Effect) {
+        self.add(Rule { call, skip: 0, always: true, effect });
+    }
+
+    /// The place is as if its disk were not mounted, or is there again.
+    pub fn lose_marker(&self, lost: bool) {
+        self.0.on.store(true, Ordering::Release);
+        self.0.lost.store(lost, Ordering::Release);
+    }
+
+    /// Takes all rules back and lets go what hangs.
+    pub fn clear(&self) {
+        self.lock().rules.clear();
+        self.0.lost.store(false, Ordering::Release);
+        self.0.cleared.send_modify(|generation| *generation += 1);
+    }
+
+    /// From now on calls are counted.
+    pub fn count_from_now(&self) {
+        self.lock().counts.clear();
+        self.0.on.store(true, Ordering::Release);
+    }
+
+    /// Calls of this kind since counting began, or the first rule was added.
+    pub fn count(&self, call: Call) -> u64 {
+        self.lock().counts.iter().find(|(c, _)| *c == call).map_or(0, |(_, n)| *n)
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::Acquire)
+    }
+
+    fn add(&self, rule: Rule) {
+        self.lock().rules.push(rule);
+        self.0.on.store(true, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the call that is about to be made meets, without waiting: hanging is failing.
+    pub(super) fn meet_now(&self, call: Call) -> Result<Meeting, Failure> {
+        match self.next(call)? {
+            Some(Effect::Fail(fault)) => Err(Failure::because(fault, "on purpose")),
+            Some(Effect::Hang) => Err(Failure::because(Fault::Passing, "on purpose")),
+            effect => Ok(Meeting(effect)),
+        }
+    }
+
+    /// What the call that is about to be made meets.
+    pub(super) async fn meet(&self, call: Call) -> Result<Meeting, Failure> {
+        match self.next(call)? {
+            Some(Effect::Fail(fault)) => Err(Failure::because(fault, "on purpose")),
+            Some(Effect::Hang) => {
+                let _ = self.0.cleared.subscribe().changed().await;
+                Err(Failure::because(Fault::Passing, "on purpose, after hanging").unknown())
+            }
+            effect => Ok(Meeting(effect)),
+        }
+    }
+
+    fn next(&self, call: Call) -> Result<Option<Effect>, Failure> {
+        if !self.0.on.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let mut state = self.lock();
+        match state.counts.iter_mut().find(|(c, _)| *c == call) {
+            Some((_, n)) => *n += 1,
+            None => state.counts.push((call, 1)),
+        }
+        if self.0.lost.load(Ordering::Acquire) {
+            return Err(Failure::because(Fault::Missing, "the marker is lost on purpose"));
+        }
+        let mut met = None;
+        state.rules.retain_mut(|rule| {
+            if rule.call != call {
+                return true;
+            }
+            if rule.skip > 0 {
+                rule.skip -= 1;
+                return true;
+            }
+            if met.is_some() {
+                return true;
+            }
+            met = Some(rule.effect);
+            rule.always
+        });
+        Ok(met)
+    }
+}
+
+/// What is to be done to a call that was not stopped.
+#[derive(Clone, Copy)]
+pub(super) struct Meeting(Option<Effect>);
+
+impl Meeting {
+    /// The bytes as they arrive.
+    pub(super) fn alter(self, bytes: Bytes) -> Bytes {
+        match self.0 {
+            Some(Effect::Truncate) => bytes.slice(..bytes.len().saturating_sub(1)),
+            Some(Effect::Corrupt) if !bytes.is_empty() => {
+                let mut changed = bytes.to_vec();
+                changed[0] ^= 0x55;
+                changed.into()
+            }
+            _ => bytes,
+        }
+    }
+
+    /// Whether a read is to end before its end.
+    pub(super) fn truncates(self) -> bool {
+        self.0 == Some(Effect::Truncate)
+    }
+
+    /// What the caller is told after it was done.
+    pub(super) fn after<T>(self, result: Result<T, Failure>) -> Result<T, Failure> {
+        match (self.0, result) {
+            (Some(Effect::FailAfter(fault)), Ok(_)) => {
+                Err(Failure::because(fault, "on purpose, afterwards").unknown())
+            }
+            (_, result) => result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_nth_call_of_a_kind_meets_its_effect_once() {
+        let faults = Faults::default();
+        faults.on(Call::Read, 2, Effect::Fail(Fault::Passing));
+        faults.always(Call::Stat, Effect::Fail(Fault::Refused));
+        assert!(faults.meet(Call::Read).await.is_ok());
+        assert!(faults.meet(Call::Write).await.is_ok());
+        assert!(faults.meet(Call::Read).await.is_err_and(|f| f.fault == Fault::Passing));
+        assert!(faults.meet(Call::Read).await.is_ok());
+        for _ in 0..3 {
+            assert!(faults.meet(Call::Stat).await.is_err());
+        }
+        assert_eq!(faults.count(Call::Read), 3);
+        faults.clear();
+        assert!(faults.meet(Call::Stat).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_hangs_is_let_go() {
+        let faults = Faults::default();
+        faults.on(Call::Write, 1, Effect::Hang);
+        let hanging = tokio::spawn({
+            let faults = faults.clone();
+            async move { faults.meet(Call::Write).await.is_err_and(|failure| failure.unknown) }
+        });
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while faults.0.cleared.receiver_count() == 0 {
+            assert!(std::time::Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        assert!(!hanging.is_finished());
+        faults.clear();
+        assert!(hanging.await.unwrap());
+    }
+
+    #[test]
+    fn bytes_are_altered_silently() {
+        let bytes = Bytes::from_static(b"abc");
+        assert_eq!(Meeting(Some(Effect::Truncate)).alter(bytes.clone()), "ab");
+        assert_ne!(Meeting(Some(Effect::Corrupt)).alter(bytes.clone()), bytes);
+        assert_eq!(Meeting(None).alter(bytes.clone()), bytes);
+    }
+}

@@ -1,0 +1,100 @@
+//! Places for bytes.
+//!
+//! A [`Backend`] is one OpenDAL service at one root, with a marker that says whose it is. It can
+//! write a replica durably, read an exact range of it, stat, delete and list. Each of these
+//! promises is tested by one suite over every kind of place (`contract`).
+//!
+//! From the bottom up: `local` is our own OpenDAL service for directories, `adapter` knows OpenDAL
+//! and its traps, `place` is the one set of calls over both, `faulty` breaks them in tests, and
+//! `handle` is the backend itself, which believes a place only as far as its marker is seen.
+//! `open` adds and opens backends, `probe` tries them for real.
+//!
+//! # Invariants
+//!
+//! - *Missing* is said only when the marker was seen in the same step; otherwise it is *absent*.
+//! - A backend that is absent takes no write, and no root is made except by [`Backend::add`].
+//! - A write that returned `Ok` has exactly the announced bytes and survives power loss, as far as
+//!   the service keeps its word; one that failed says whether it may have happened all the same.
+//! - Nobody waits without end for a place: local steps have the stall time, remote calls OpenDAL's
+//!   timeouts inside its retries.
+
+mod adapter;
+#[cfg(test)]
+mod contract;
+mod error;
+#[doc(hidden)]
+pub mod faulty;
+mod fleet;
+mod handle;
+mod local;
+mod marker;
+mod memory;
+mod open;
+mod place;
+mod probe;
+mod services;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::model::Names;
+
+pub use error::{BackendError, Fault};
+pub use fleet::Fleet;
+pub use handle::Backend;
+use handle::Inner;
+pub use marker::Marker;
+pub use open::AddError;
+pub use probe::ProbeReport;
+pub use services::{ServiceTraits, service, services};
+pub use writer::Writer;
+
+/// How one backend is reached: checked settings, filled in by `config`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BackendSettings {
+    pub name: String,
+    /// OpenDAL's scheme.
+    pub service: String,
+    /// As OpenDAL names them; secrets among them.
+    pub options: BTreeMap<String, String>,
+    pub quota: Option<u64>,
+    /// Local only; `None`: the larger of 1 GiB and 2 % of the file system.
+    pub keep_free: Option<u64>,
+    pub names: Names,
+    /// Already bounded by what the service can take.
+    pub blob_max: u64,
+    pub labels: BTreeMap<String, String>,
+    pub timeouts: Timeouts,
+}
+
+/// Without the values of the options, some of which are secrets.
+impl fmt::Debug for BackendSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackendSettings")
+            .field("name", &self.name)
+            .field("location", &open::location(self))
+            .field("options", &self.options.keys())
+            .field("quota", &self.quota)
+            .field("keep_free", &self.keep_free)
+            .field("names", &self.names)
+            .field("blob_max", &self.blob_max)
+            .field("labels", &self.labels)
+            .field("timeouts", &self.timeouts)
+            .finish()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub first_byte: Duration,
+    pub stall: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub path: String,
+    pub size: u64,
+}

@@ -1,0 +1,46 @@
+//! `larder config`: the configuration in force, and one to begin with.
+
+use clap::Subcommand;
+
+use super::Context;
+use super::Exit;
+use super::Outcome;
+use super::output::print;
+use super::output::print_json;
+use super::output::print_warning;
+use crate::config;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Print the configuration in force: every setting with its value, secrets masked
+    Show,
+    /// Print a configuration to edit: every key with its default and a sentence
+    #[command(after_help = "Example:\n  larder config example > larder.toml")]
+    Example,
+}
+
+pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
+    match args.what {
+        What::Example => print(config::EXAMPLE)?,
+        What::Show => {
+            let (path, loaded) = context.load()?;
+            for warning in &loaded.warnings {
+                print_warning(&warning.render(&path));
+            }
+            let shown = config::show(&loaded.config);
+            if context.json {
+                print_json(&serde_json::to_value(&shown).map_err(anyhow::Error::from)?)?;
+            } else {
+                let text = toml::to_string_pretty(&shown).map_err(anyhow::Error::from)?;
+                print(&format!("# from {}\n{text}", path.display()))?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,254 @@
+//! Words on a terminal: the commands, their output and their exit codes.
+//!
+//! A command does its work and returns how it ended; here is the only place that turns an end
+//! into an exit code and an error into a paragraph on stderr. What a command was asked for goes
+//! to stdout, as a table or, with `--json`, as one JSON value.
+
+mod check;
+mod completions;
+mod config;
+mod output;
+mod serve;
+mod verify;
+mod version;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::Subcommand;
+use tokio::runtime::Runtime;
+
+use self::output::print_error;
+use crate::config as configuration;
+use crate::config::ConfigErrors;
+use crate::config::Loaded;
+
+/// Threads for calls that block, of all kinds together. Backends have threads of their own.
+const BLOCKING_THREADS_MAX: usize = 64;
+/// How long a blocking call that is still running may keep the process from ending.
+const LINGER: Duration = Duration::from_secs(2);
+
+#[derive(Parser)]
+#[command(
+    name = "larder",
+    version,
+    about = "One S3 endpoint over all the storage you own",
+    long_about = "One S3 endpoint over all the storage you own.\n\n\
+        Larder keeps every object on as many local disks and clouds as you ask for, and serves \
+        them all as one S3 endpoint. It is set up by one TOML file.",
+    after_help = "Begin with:\n  \
+        larder config example > larder.toml   print a configuration to edit\n  \
+        larder check --probe                  say what is wrong with it, and try its backends\n  \
+        larder serve                          serve it\n\n\
+        The configuration is --config or LARDER_CONFIG, or else larder.toml here,\n\
+        ~/.config/larder/larder.toml or /etc/larder/larder.toml.\n\n\
+        Exit codes: 0 done, 1 found something wrong or failed, 2 wrong usage,\n\
+        3 configuration, 4 unreachable or locked.",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+struct Cli {
+    /// The configuration file
+    #[arg(long, short, global = true, env = "LARDER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Print JSON instead of words and tables
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve S3 over the configured backends, in the foreground
+    #[command(after_help = "The server reloads its configuration when the file changes or on \
+        SIGHUP,\nand stops on SIGTERM or Ctrl-C once requests in flight have finished.\n\n\
+        Example:\n  larder --config /etc/larder/larder.toml serve")]
+    Serve,
+    /// Say what is wrong with the configuration, all at once
+    #[command(after_help = "Nothing is started or changed. With --probe, a few small files are \
+        written to each backend,\nread, listed and deleted again.\n\n\
+        Examples:\n  larder check\n  larder --config new.toml check --probe")]
+    Check(check::Args),
+    /// Recompute what the metadata store derives and say what differs
+    #[command(after_help = "Works on the data directory itself, while no server runs. Exit code \
+        1: faults were found;\n4: the store is in use or cannot be opened.\n\n\
+        Example:\n  larder verify --json")]
+    Verify,
+    /// Print the configuration in force, or one to begin with
+    Config(config::Args),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  \
+        larder completions bash > ~/.local/share/bash-completion/completions/larder")]
+    Completions(completions::Args),
+    /// Print the version of this program
+    Version,
+}
+
+/// What a command is given beside its own arguments.
+struct Context {
+    config: Option<PathBuf>,
+    json: bool,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    /// Something wrong was found, or it failed.
+    Failed,
+    Usage,
+    Configuration,
+    /// A server or store cannot be reached or is locked.
+    Unreachable,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Configuration => 3,
+            Exit::Unreachable => 4,
+        })
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Failure {
+        Failure { exit, error: error.into() }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::new(Exit::Failed, error)
+    }
+}
+
+type Outcome = Result<Exit, Failure>;
+
+/// Runs the command that the process was started with.
+pub fn run() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => {
+            // Help and version are no errors, and go to stdout.
+            let exit = if err.use_stderr() { Exit::Usage } else { Exit::Done };
+            let _ = err.print();
+            return exit;
+        }
+    };
+    let context = Context { config: cli.config, json: cli.json };
+    let outcome = match cli.command {
+        Command::Serve => serve::run(&context),
+        Command::Check(args) => check::run(&context, &args),
+        Command::Verify => verify::run(&context),
+        Command::Config(args) => config::run(&context, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Version => version::run(&context),
+    };
+    outcome.unwrap_or_else(|failure| {
+        print_error(&failure.error);
+        failure.exit
+    })
+}
+
+impl Context {
+    /// The configuration file in use.
+    fn find(&self) -> Result<PathBuf, Failure> {
+        configuration::find(self.config.clone(), &configuration::environment)
+            .map_err(|places| Failure::new(Exit::Configuration, no_configuration(&places)))
+    }
+
+    /// The configuration in use; all its mistakes are the error.
+    fn load(&self) -> Result<(PathBuf, Loaded), Failure> {
+        let path = self.find()?;
+        let loaded = configuration::load(&path, &configuration::environment)
+            .map_err(|errors| Failure::new(Exit::Configuration, not_valid(&errors)))?;
+        Ok((path, loaded))
+    }
+}
+
+fn not_valid(errors: &ConfigErrors) -> anyhow::Error {
+    let found = match errors.mistakes.len() {
+        1 => "a mistake".to_owned(),
+        n => format!("{n} mistakes"),
+    };
+    anyhow::anyhow!("the configuration has {found}; nothing was started\n{errors}")
+}
+
+fn no_configuration(places: &[PathBuf]) -> anyhow::Error {
+    let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
+    anyhow::anyhow!(
+        "there is no configuration file: neither {}. Make one with\n\n    \
+         larder config example > larder.toml\n\n\
+         edit it, and start again; or name one with --config FILE.",
+        places.join(" nor ")
+    )
+}
+
+/// Runs `work` on a runtime with a thread for each core.
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime: Runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("larder")
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LINGER);
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound_and_every_command_says_what_it_does() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands_mut() {
+            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(about.len() > 15, "{} says nothing of itself", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn options_may_stand_before_and_after_the_command() {
+        for line in ["larder --config x --json check", "larder check --config x --json"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.config, Some("x".into()));
+            assert!(cli.json);
+        }
+        for wrong in ["larder", "larder brew", "larder check --brew", "larder completions"] {
+            assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_missing_configuration_is_answered_with_the_line_to_run() {
+        let text = no_configuration(&["a".into(), "b".into()]).to_string();
+        assert!(text.contains("neither a nor b"), "{text}");
+        assert!(text.contains("\n    larder config example > larder.toml\n"), "{text}");
+        let context = Context { config: Some("/nowhere/larder.toml".into()), json: false };
+        let failure = context.load().err().unwrap();
+        assert_eq!(failure.exit, Exit::Configuration);
+        assert!(failure.error.to_string().contains("/nowhere/larder.toml: "));
+    }
+}

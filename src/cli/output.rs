@@ -1,0 +1,86 @@
+//! Printing: to stdout what was asked for, to stderr what went wrong.
+
+use std::io;
+use std::io::IsTerminal;
+use std::io::Write;
+
+use comfy_table::ContentArrangement;
+use comfy_table::Table;
+use comfy_table::presets;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::config::Finding;
+
+/// Prints `text` and a newline. A reader that went away is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out
+        .write_all(text.trim_end_matches('\n').as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
+    match written {
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => Err(err.into()),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+/// One paragraph: the error, then what caused it, each on a line.
+pub(crate) fn print_error(error: &anyhow::Error) {
+    let _ = writeln!(io::stderr().lock(), "{}", paragraph(error));
+}
+
+/// One line beside the output that is no failure.
+pub(crate) fn print_warning(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "warning: {text}");
+}
+
+fn paragraph(error: &anyhow::Error) -> String {
+    let mut text = format!("larder: {error}");
+    for cause in error.chain().skip(1) {
+        text.push_str(&format!("\n  because: {cause}"));
+    }
+    text
+}
+
+/// A table: drawn on a terminal, plain columns elsewhere.
+pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>) -> String {
+    let is_terminal = io::stdout().is_terminal();
+    let mut table = Table::new();
+    if is_terminal {
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    } else {
+        table.load_style(presets::NOTHING);
+    }
+    table.set_header(heads.iter().copied());
+    table.add_rows(rows);
+    table.trim_fmt()
+}
+
+pub(crate) fn finding_json(finding: &Finding) -> Value {
+    json!({
+        "line": finding.place.map(|(line, _)| line),
+        "column": finding.place.map(|(_, column)| column),
+        "text": finding.text,
+        "hint": finding.hint,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_printed_with_its_causes_each_once() {
+        let cause = io::Error::other("the disk is gone");
+        let error = Err::<(), _>(cause).context("cannot open the store").unwrap_err();
+        assert_eq!(paragraph(&error), "larder: cannot open the store\n  because: the disk is gone");
+    }
+}

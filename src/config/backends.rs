@@ -1,0 +1,252 @@
+//! Backends as the file names them: each one alone, and where their bytes lie.
+
+use std::collections::BTreeMap;
+use std::path::Component;
+use std::path::Path;
+use std::path::PathBuf;
+
+use super::check::NAMES;
+use super::check::bounded;
+use super::check::bytes;
+use super::check::choice;
+use super::finding::Findings;
+use super::raw::RawBackend;
+use super::reader::Spot;
+use super::schema::nearest;
+use super::services;
+use super::services::Known;
+use super::services::Service;
+use crate::backend::BackendSettings;
+use crate::backend::Timeouts;
+use crate::base::limits::BLOB_SIZE_MAX;
+use crate::base::limits::BLOB_SIZE_MIN;
+use crate::base::limits::ONE_SHOT_BLOB_MAX;
+use crate::model::Names;
+
+const NAME_LEN_MAX: usize = 64;
+const LABEL_LEN_MAX: usize = 128;
+
+/// The backends that could be read, in order, and a note for whatever is wrong with any.
+pub(crate) fn check(
+    raws: &[RawBackend],
+    names: Names,
+    timeouts: Timeouts,
+    found: &mut Findings,
+) -> Vec<BackendSettings> {
+    let mut backends = Vec::new();
+    for (i, raw) in raws.iter().enumerate() {
+        check_name(raw, &raws[..i], found);
+        check_labels(raw, found);
+        let service = raw.service.as_ref().and_then(|service| find_service(service, found));
+        if let Some(service) = service {
+            check_options(raw, service, found);
+        }
+        let names = choice(&raw.names, "names", NAMES, found).unwrap_or(names);
+        let quota = sizes_but_zero(&raw.quota, "quota", found);
+        let blob_max = blob_max(raw, service, found);
+        let (Some(name), Some(service)) = (&raw.name, service) else { continue };
+        backends.push(BackendSettings {
+            name: name.value.clone(),
+            service: service.scheme.to_owned(),
+            options: values(&raw.options),
+            quota,
+            keep_free: raw.keep_free.as_ref().map(|spot| spot.value),
+            names,
+            blob_max,
+            labels: values(&raw.labels),
+            timeouts,
+        });
+    }
+    backends
+}
+
+fn values(spots: &BTreeMap<String, Spot<String>>) -> BTreeMap<String, String> {
+    spots.iter().map(|(name, spot)| (name.clone(), spot.value.clone())).collect()
+}
+
+/// A quota of nothing would only be a way to write that nothing fits.
+pub(crate) fn sizes_but_zero(
+    raw: &Option<Spot<u64>>,
+    key: &str,
+    found: &mut Findings,
+) -> Option<u64> {
+    let spot = raw.as_ref()?;
+    if spot.value == 0 {
+        let text = format!("`{key}` is 0, so nothing would fit");
+        found.wrong_hint(spot.at, text, "leave it out for no limit");
+    }
+    Some(spot.value)
+}
+
+fn check_name(raw: &RawBackend, earlier: &[RawBackend], found: &mut Findings) {
+    let Some(name) = &raw.name else { return };
+    let plain =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    if name.value.len() > NAME_LEN_MAX || !name.value.bytes().all(plain) {
+        found.wrong_hint(
+            name.at,
+            format!("`{}` is not the name of a backend", name.value),
+            format!("a name has 1 to {NAME_LEN_MAX} of a-z, 0-9, `.`, `_` and `-`"),
+        );
+    }
+    let same = |other: &RawBackend| other.name.as_ref().is_some_and(|o| o.value == name.value);
+    if earlier.iter().any(same) {
+        let text = format!("two backends have the name `{}`", name.value);
+        found.wrong_hint(name.at, text, "a name is a label of your choice; give each its own");
+    }
+}
+
+fn check_labels(raw: &RawBackend, found: &mut Findings) {
+    for (label, spot) in &raw.labels {
+        if label.is_empty() || spot.value.is_empty() {
+            found.wrong(spot.at, "a label has a name and a value");
+        } else if label.len() > LABEL_LEN_MAX || spot.value.len() > LABEL_LEN_MAX {
+            found.wrong(
+                spot.at,
+                format!("the label `{label}` is longer than {LABEL_LEN_MAX} bytes"),
+            );
+        }
+    }
+}
+
+fn find_service(raw: &Spot<String>, found: &mut Findings) -> Option<&'static Service> {
+    match services::find(&raw.value) {
+        Known::Compiled(service) => return Some(service),
+        Known::NotCompiled(feature) => found.wrong_hint(
+            raw.at,
+            format!("the service `{}` is not compiled into this larder", raw.value),
+            format!("build it with `cargo build --release --features {feature}`"),
+        ),
+        Known::Unknown => {
+            let hint = match nearest(&raw.value, services::compiled()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => {
+                    let all: Vec<&str> = services::compiled().collect();
+                    format!("this larder knows {}", all.join(", "))
+                }
+            };
+            found.wrong_hint(raw.at, format!("unknown service `{}`", raw.value), hint);
+        }
+    }
+    None
+}
+
+fn check_options(raw: &RawBackend, service: &Service, found: &mut Findings) {
+    let is_empty = |name: &str| raw.options.get(name).is_some_and(|o| o.value.is_empty());
+    let has = |name: &str| raw.option_names.iter().any(|n| n == name) && !is_empty(name);
+    for missing in service.missing(has) {
+        found.wrong_hint(
+            raw.at,
+            format!("the service `{}` needs the option {missing}", service.scheme),
+            "add it to `options`; a name with `_file` appended reads it from a file",
+        );
+    }
+    if service.scheme != "fs" {
+        if let Some(keep_free) = &raw.keep_free {
+            let text = "`keep_free` is for local directories (service \"fs\") only";
+            found.wrong_hint(keep_free.at, text, "use `quota`");
+        }
+        return;
+    }
+    if let Some(root) = raw.options.get("root").filter(|root| !root.value.is_empty()) {
+        let path = Path::new(&root.value);
+        if !path.is_absolute() {
+            let text = format!("`root` is `{}`, it must be an absolute path", root.value);
+            found.wrong_hint(root.at, text, "it must not depend on where larder was started");
+        } else if path.components().any(|part| part == Component::ParentDir) {
+            found.wrong(root.at, format!("`root` is `{}`, it must not go up by `..`", root.value));
+        }
+    }
+}
+
+fn blob_max(raw: &RawBackend, service: Option<&Service>, found: &mut Findings) -> u64 {
+    let is_one_shot = service.is_some_and(|service| service.is_one_shot);
+    let most = if is_one_shot { ONE_SHOT_BLOB_MAX } else { BLOB_SIZE_MAX };
+    let range = BLOB_SIZE_MIN..=most;
+    bounded(&raw.blob_max_size, "blob_max_size", range, bytes, found).unwrap_or(most)
+}
+
+/// Notes backends of which one lies in another, and those that hold the data directory.
+pub(crate) fn check_places(raws: &[RawBackend], data_dir: &Path, found: &mut Findings) {
+    let places: Vec<Place> = raws.iter().filter_map(Place::of).collect();
+    for (i, place) in places.iter().enumerate() {
+        if place.scheme == "fs" && place.root_holds(&real(data_dir)) {
+            let dir = data_dir.display();
+            found.wrong_hint(
+                place.at,
+                format!("the data directory `{dir}` lies in the root of `{}`", place.name),
+                "give the backend a directory of its own",
+            );
+        }
+        for other in &places[..i] {
+            if other.whose != place.whose {
+                continue;
+            }
+            let (holds, held) = (other.root_holds(&place.root), place.root_holds(&other.root));
+            let (one, two) = (other.name, place.name);
+            let text = match (holds, held) {
+                (true, true) => format!("`{two}` has the same root as `{one}`"),
+                (true, false) => format!("the root of `{two}` lies in that of `{one}`"),
+                (false, true) => format!("the root of `{two}` holds that of `{one}`"),
+                (false, false) => continue,
+            };
+            found.wrong_hint(
+                place.at,
+                text,
+                "replicas in one place are lost together; give each backend a root of its own",
+            );
+        }
+    }
+}
+
+/// Where the bytes of one backend lie.
+struct Place<'a> {
+    name: &'a str,
+    at: usize,
+    scheme: &'static str,
+    /// The options that say whose room it is: endpoint, bucket, account.
+    whose: Vec<(&'static str, String)>,
+    root: PathBuf,
+}
+
+impl<'a> Place<'a> {
+    /// `None` when too little is known, and for `memory`, where each backend is one of its own.
+    fn of(raw: &'a RawBackend) -> Option<Place<'a>> {
+        let Known::Compiled(service) = services::find(&raw.service.as_ref()?.value) else {
+            return None;
+        };
+        let name = raw.name.as_ref()?;
+        if service.scheme == "memory" {
+            return None;
+        }
+        let mut whose = vec![("service", service.scheme.to_owned())];
+        for option in service.place {
+            let given = raw.options.get(*option);
+            let given = given.map_or("", |spot| spot.value.trim_end_matches('/'));
+            whose.push((option, given.to_ascii_lowercase()));
+        }
+        let root = raw.options.get("root");
+        let at = root.map_or(name.at, |root| root.at);
+        let root = root.map_or("", |root| root.value.as_str());
+        let root = match service.scheme {
+            "fs" if root.is_empty() => return None,
+            "fs" => real(Path::new(root)),
+            _ => Path::new("/").join(root.trim_start_matches('/')),
+        };
+        Some(Place { name: &name.value, at, scheme: service.scheme, whose, root })
+    }
+
+    fn root_holds(&self, path: &Path) -> bool {
+        path.starts_with(&self.root)
+    }
+}
+
+/// The path without symbolic links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    for dir in path.ancestors() {
+        if let Ok(real) = dir.canonicalize() {
+            return real.join(path.strip_prefix(dir).expect("an ancestor is a prefix"));
+        }
+    }
+    path.to_owned()
+}

@@ -1,0 +1,180 @@
+//! Every name that the configuration file knows.
+//!
+//! A name is in force, or it belongs to a later part of Larder: then it is refused with a clear
+//! message, because a setting that is silently ignored is worse than one that is not there.
+
+/// A key of a table.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// Known, but not in this version.
+    pub(crate) later: bool,
+    /// `<name>_file` is known as well and reads the value from a file.
+    pub(crate) secret: bool,
+}
+
+const fn now(name: &'static str) -> Key {
+    Key { name, later: false, secret: false }
+}
+
+const fn later(name: &'static str) -> Key {
+    Key { name, later: true, secret: false }
+}
+
+const fn secret(name: &'static str) -> Key {
+    Key { name, later: false, secret: true }
+}
+
+pub(crate) const FILE: &[Key] = &[
+    now("data_dir"),
+    now("server"),
+    now("log"),
+    now("defaults"),
+    now("backend"),
+    now("timeouts"),
+    now("bucket"),
+    now("key"),
+    later("breaker"),
+    later("admission"),
+    later("rate_limit"),
+    later("worker"),
+];
+
+pub(crate) const SERVER: &[Key] = &[
+    now("listen"),
+    now("admin_listen"),
+    now("region"),
+    now("domain"),
+    now("memory"),
+    now("shutdown_timeout"),
+    now("post_form_max"),
+];
+
+pub(crate) const LOG: &[Key] = &[now("level"), now("format")];
+
+pub(crate) const DEFAULTS: &[Key] = &[
+    now("replicas"),
+    now("min_replicas"),
+    now("routing"),
+    now("names"),
+    now("blob_max_size"),
+    now("same_device"),
+    now("tail_wait"),
+    now("require_distinct"),
+];
+
+pub(crate) const BACKEND: &[Key] = &[
+    now("name"),
+    now("service"),
+    now("options"),
+    now("quota"),
+    now("keep_free"),
+    now("names"),
+    now("blob_max_size"),
+    now("labels"),
+    later("min_age"),
+    later("account"),
+    later("profile"),
+    later("limits"),
+    later("bandwidth"),
+];
+
+pub(crate) const TIMEOUTS: &[Key] = &[now("connect"), now("first_byte"), now("stall")];
+
+pub(crate) const BUCKET: &[Key] = &[
+    now("name"),
+    now("replicas"),
+    now("min_replicas"),
+    now("routing"),
+    now("require_distinct"),
+    now("max_uploads"),
+    now("quota"),
+];
+
+pub(crate) const KEY: &[Key] = &[now("id"), secret("secret"), now("create_buckets"), now("grants")];
+
+pub(crate) const GRANT: &[Key] = &[now("bucket"), now("prefix"), now("preset"), now("allow")];
+
+/// Every table of the file with the keys that it may have.
+pub(crate) const TABLES: &[(&str, &[Key])] = &[
+    (TOP, FILE),
+    ("[server]", SERVER),
+    ("[log]", LOG),
+    ("[defaults]", DEFAULTS),
+    ("[[backend]]", BACKEND),
+    ("[timeouts]", TIMEOUTS),
+    ("[[bucket]]", BUCKET),
+    ("[[key]]", KEY),
+    ("[[key]] grants", GRANT),
+];
+
+const TOP: &str = "the top of the file, before the first [table]";
+
+/// The tables to which `name` belongs, for a key that stands in a wrong one.
+pub(crate) fn homes(name: &str) -> Vec<&'static str> {
+    let has = |keys: &[Key]| keys.iter().any(|key| !key.later && key.name == name);
+    TABLES.iter().filter(|(_, keys)| has(keys)).map(|(title, _)| *title).collect()
+}
+
+/// The name among `names` that `wrong` was probably meant to be.
+pub(crate) fn nearest<'n>(
+    wrong: &str,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
+    let wrong = wrong.to_ascii_lowercase().replace('-', "_");
+    names
+        .into_iter()
+        .map(|name| (distance(&wrong, &name.to_ascii_lowercase().replace('-', "_")), name))
+        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// How many characters must be inserted, removed, replaced or swapped with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: [Vec<usize>; 3] = [vec![0; b.len() + 1], (0..=b.len()).collect(), vec![]];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[0][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows = [std::mem::take(&mut rows[1]), row, vec![]];
+    }
+    rows[1][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        let near = |wrong: &str| nearest(wrong, SERVER.iter().map(|key| key.name));
+        assert_eq!(near("listn"), Some("listen"));
+        assert_eq!(near("lisetn"), Some("listen"));
+        assert_eq!(near("admin-listen"), Some("admin_listen"));
+        assert_eq!(near("Region"), Some("region"));
+        assert_eq!(near("post_from_max"), Some("post_form_max"));
+        assert_eq!(near("colour"), None);
+        assert_eq!(nearest("", ["a"]), Some("a"));
+    }
+
+    #[test]
+    fn distances_are_symmetric_counts_of_edits() {
+        for (a, b, edits) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("abc", "acb", 1),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 1),
+        ] {
+            assert_eq!(distance(a, b), edits, "{a} {b}");
+            assert_eq!(distance(b, a), edits, "{b} {a}");
+        }
+    }
+}

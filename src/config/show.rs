@@ -1,0 +1,210 @@
+//! The configuration in force, with secrets masked.
+
+use std::time::Duration;
+
+use toml::Table;
+use toml::Value;
+
+use super::Config;
+use super::check::NAMES;
+use super::placement::ROUTINGS;
+use crate::backend::BackendSettings;
+use crate::model::AccessKey;
+use crate::model::Action;
+use crate::model::Grant;
+use crate::model::Names;
+use crate::model::Placement;
+use crate::store::DeclaredBucket;
+
+/// Options of services that are no secrets. Every other is masked: a name that is not known here
+/// may be one.
+const PLAIN_OPTIONS: &[&str] = &[
+    "account_name",
+    "bucket",
+    "bucket_id",
+    "checksum_algorithm",
+    "container",
+    "default_acl",
+    "default_storage_class",
+    "disable_config_load",
+    "disable_vm_metadata",
+    "enable_virtual_host_style",
+    "filesystem",
+    "predefined_acl",
+    "region",
+    "repo_name",
+    "root",
+    "server_side_encryption",
+    "share_name",
+];
+const MASK: &str = "***";
+
+/// Every setting with the value in force, as a table that TOML and JSON can both show.
+pub fn show(config: &Config) -> Table {
+    let mut file = Table::new();
+    text(&mut file, "data_dir", config.data_dir.display());
+    file.insert("server".into(), Value::Table(server(config)));
+    let mut log = Table::new();
+    text(&mut log, "level", config.log.level.name());
+    text(&mut log, "format", config.log.format.name());
+    file.insert("log".into(), Value::Table(log));
+    file.insert("defaults".into(), Value::Table(defaults(config)));
+    if let Some(first) = config.backends.first() {
+        let mut timeouts = Table::new();
+        text(&mut timeouts, "connect", span(first.timeouts.connect));
+        text(&mut timeouts, "first_byte", span(first.timeouts.first_byte));
+        text(&mut timeouts, "stall", span(first.timeouts.stall));
+        file.insert("timeouts".into(), Value::Table(timeouts));
+    }
+    insert_list(&mut file, "backend", config.backends.iter().map(backend));
+    insert_list(&mut file, "bucket", config.buckets.iter().map(bucket));
+    insert_list(&mut file, "key", config.keys.iter().map(key));
+    file
+}
+
+fn server(config: &Config) -> Table {
+    let server = &config.server;
+    let mut table = Table::new();
+    text(&mut table, "listen", server.listen);
+    text(&mut table, "admin_listen", server.admin_listen);
+    text(&mut table, "region", &server.region);
+    text(&mut table, "domain", server.domain.as_deref().unwrap_or_default());
+    text(&mut table, "memory", size(server.memory));
+    text(&mut table, "shutdown_timeout", span(server.shutdown_timeout));
+    text(&mut table, "post_form_max", size(server.post_form_max));
+    table
+}
+
+fn defaults(config: &Config) -> Table {
+    let mut table = Table::new();
+    placement(&mut table, &config.default_placement);
+    text(&mut table, "names", names(config.default_names));
+    text(&mut table, "blob_max_size", size(config.engine.blob_max));
+    table.insert("same_device".into(), Value::Boolean(config.engine.same_device));
+    text(&mut table, "tail_wait", span(config.engine.tail_wait));
+    table
+}
+
+fn placement(table: &mut Table, placement: &Placement) {
+    let routing = ROUTINGS.iter().find(|(_, routing)| *routing == placement.routing);
+    table.insert("replicas".into(), Value::Integer(placement.replicas.into()));
+    table.insert("min_replicas".into(), Value::Integer(placement.min_replicas.into()));
+    text(table, "routing", routing.map_or("", |(name, _)| name));
+    let labels = placement.require_distinct.iter().cloned().map(Value::String).collect();
+    table.insert("require_distinct".into(), Value::Array(labels));
+}
+
+fn backend(backend: &BackendSettings) -> Table {
+    let mut table = Table::new();
+    text(&mut table, "name", &backend.name);
+    text(&mut table, "service", &backend.service);
+    let mut options = Table::new();
+    for (name, value) in &backend.options {
+        text(&mut options, name, shown_option(name, value));
+    }
+    table.insert("options".into(), Value::Table(options));
+    text(&mut table, "quota", backend.quota.map(size).unwrap_or_default());
+    text(&mut table, "keep_free", backend.keep_free.map(size).unwrap_or_default());
+    text(&mut table, "names", names(backend.names));
+    text(&mut table, "blob_max_size", size(backend.blob_max));
+    let mut labels = Table::new();
+    for (name, value) in &backend.labels {
+        text(&mut labels, name, value);
+    }
+    table.insert("labels".into(), Value::Table(labels));
+    table
+}
+
+/// An endpoint may have a password before an `@`, and a token after a `?`.
+fn shown_option<'a>(name: &str, value: &'a str) -> &'a str {
+    let plain = PLAIN_OPTIONS.contains(&name)
+        || (name == "endpoint" && !value.contains('@') && !value.contains('?'));
+    if plain { value } else { MASK }
+}
+
+fn bucket(bucket: &DeclaredBucket) -> Table {
+    let mut table = Table::new();
+    text(&mut table, "name", &bucket.name);
+    placement(&mut table, &bucket.placement);
+    table.insert("max_uploads".into(), Value::Integer(bucket.max_uploads.into()));
+    text(&mut table, "quota", bucket.quota.map(size).unwrap_or_default());
+    table
+}
+
+fn key(key: &AccessKey) -> Table {
+    let mut table = Table::new();
+    text(&mut table, "id", &key.id);
+    text(&mut table, "secret", MASK);
+    table.insert("create_buckets".into(), Value::Boolean(key.grants.create_buckets));
+    insert_list(&mut table, "grants", key.grants.list.iter().map(grant));
+    table
+}
+
+fn grant(grant: &Grant) -> Table {
+    let mut table = Table::new();
+    text(&mut table, "bucket", grant.bucket.as_ref().map_or("*", |name| name.as_str()));
+    text(&mut table, "prefix", &grant.prefix);
+    let allowed = Action::ALL.into_iter().filter(|action| grant.actions.allow(*action));
+    let allowed = allowed.map(|action| Value::String(action.name().to_owned())).collect();
+    table.insert("allow".into(), Value::Array(allowed));
+    table
+}
+
+fn names(value: Names) -> &'static str {
+    NAMES.iter().find(|(_, names)| *names == value).map_or("", |(name, _)| name)
+}
+
+fn text(table: &mut Table, key: &str, value: impl ToString) {
+    table.insert(key.to_owned(), Value::String(value.to_string()));
+}
+
+fn insert_list(table: &mut Table, key: &str, items: impl Iterator<Item = Table>) {
+    table.insert(key.to_owned(), Value::Array(items.map(Value::Table).collect()));
+}
+
+/// In the largest unit of which it is a whole number, so that it reads back as the same size.
+fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fits = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
+    match units.into_iter().find(|(_, shift)| fits(*shift)) {
+        Some((unit, shift)) => format!("{} {unit}", bytes >> shift),
+        None => format!("{bytes} B"),
+    }
+}
+
+fn span(duration: Duration) -> String {
+    let micros = duration.as_micros();
+    let units = [("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1_000)];
+    match units.into_iter().find(|(_, factor)| micros.is_multiple_of(*factor) && micros != 0) {
+        Some((unit, factor)) => format!("{} {unit}", micros / factor),
+        None => format!("{micros} us"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ByteSize;
+    use crate::base::size::parse_duration;
+
+    #[test]
+    fn sizes_and_durations_read_back_as_they_were() {
+        for bytes in [0, 1, 1024, 1500, 3 << 30, (3 << 30) + 1] {
+            assert_eq!(size(bytes).parse::<ByteSize>(), Ok(ByteSize(bytes)));
+        }
+        for micros in [0, 1, 1_500, 1_000_000, 90_000_000, 7_200_000_000] {
+            let duration = Duration::from_micros(micros);
+            assert_eq!(parse_duration(&span(duration)), Ok(duration));
+        }
+    }
+
+    #[test]
+    fn only_options_known_to_be_harmless_are_shown() {
+        assert_eq!(shown_option("bucket", "b"), "b");
+        assert_eq!(shown_option("endpoint", "https://h"), "https://h");
+        assert_eq!(shown_option("endpoint", "https://u:p@h"), MASK);
+        for name in ["secret_access_key", "access_key_id", "password", "anything"] {
+            assert_eq!(shown_option(name, "x"), MASK, "{name}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One more replica of a blob, copied from a good one.
+//!
+//! This is the one way in which bytes move between backends: replication, repair, draining,
+//! balancing and writes that fell below `min_replicas` all use it. What arrives was verified on
+//! its way, so a damaged source never spreads.
+//!
+//! # Invariant
+//!
+//! An intent that was registered here is settled here: it becomes a good replica, or it is
+//! abandoned after its writer stopped, also when whoever asked has gone away meanwhile. Only
+//! where the store's outcome is unknown it is left as it is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+
+use super::Engine;
+use super::EngineError;
+use super::read;
+use super::read::Live;
+use super::read::Means;
+use super::read::Segment;
+use crate::backend::Backend;
+use crate::backend::BackendError;
+use crate::backend::Writer;
+use crate::model::BackendId;
+use crate::model::BlobId;
+use crate::store::Choose;
+use crate::store::FailedWrite;
+use crate::store::Intent;
+use crate::store::Replica;
+use crate::store::StoreError;
+
+/// Why there is no new replica.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CopyBlobError {
+    /// `NoRoom` when nothing was chosen, `Superseded` when the blob is gone by now.
+    #[error("the store did not take part in the copy")]
+    Store(#[from] StoreError),
+    #[error("the blob cannot be read")]
+    Source(#[source] EngineError),
+    #[error("the new replica cannot be written")]
+    Target(#[source] BackendError),
+    #[error("backend {0} is not in the fleet any more")]
+    Gone(BackendId),
+    /// The runtime is going down; the next start settles the intent.
+    #[error("the copy was broken off")]
+    BrokenOff,
+}
+
+/// A blob that the store need not be asked about, such as one that is not committed yet.
+#[derive(Clone, Debug)]
+pub(crate) struct CopySource {
+    pub(crate) blob: BlobId,
+    pub(crate) size: u64,
+    pub(crate) hash: [u8; 32],
+    /// Empty up to 1 MiB.
+    pub(crate) groups: Arc<[[u8; 32]]>,
+    /// Those in a readable state are read.
+    pub(crate) replicas: Vec<Replica>,
+}
+
+impl Engine {
+    /// Copies a committed blob to the backend that `choose` names; the new replica is good and
+    /// recorded when this returns.
+    pub(crate) async fn copy_blob(
+        &self,
+        blob: BlobId,
+        choose: Choose,
+    ) -> Result<Intent, CopyBlobError> {
+        // Before the look-up, so that nothing that it names is deleted under the read.
+        let ticket = self.store.ticket();
+        let facts = self.store.blob(blob).await?;
+        let segment = Segment {
+            blob,
+            size: facts.size,
+            hash: facts.hash,
+            groups: None,
+            replicas: self.store.blob_replicas(blob).await?,
+            from: 0,
+            to: facts.size,
+        };
+        self.copy(segment, choose, true, ticket).await
+    }
+
+    /// Copies a blob that is not committed yet. The bytes of the intent that this returns are
+    /// durable; it is the caller's to commit it with the blob.
+    pub(crate) async fn copy_blob_from(
+        &self,
+        source: CopySource,
+        choose: Choose,
+    ) -> Result<Intent, CopyBlobError> {
+        let segment = Segment {
+            blob: source.blob,
+            size: source.size,
+            hash: source.hash,
+            groups: Some(source.groups),
+            replicas: source.replicas,
+            from: 0,
+            to: source.size,
+        };
+        self.copy(segment, choose, false, ()).await
+    }
+
+    async fn copy(
+        &self,
+        segment: Segment,
+        choose: Choose,
+        commits: bool,
+        hold: impl Send + 'static,
+    ) -> Result<Intent, CopyBlobError> {
+        let (live, means) = self.reading();
+        let copy = Copy { live, means, segment, commits };
+        // A task of its own: once registered, an intent is settled whoever still waits.
+        let task = tokio::spawn(copy.run(choose, hold));
+        task.await.unwrap_or(Err(CopyBlobError::BrokenOff))
+    }
+}
+
+struct Copy {
+    live: Live,
+    means: Means,
+    segment: Segment,
+    /// Whether the new replica is recorded as good.
+    commits: bool,
+}
+
+/// A copy that failed, and whether bytes of it may be left at the backend.
+struct Failed {
+    why: CopyBlobError,
+    unknown: bool,
+}
+
+impl Copy {
+    async fn run(self, choose: Choose, hold: impl Send + 'static) -> Result<Intent, CopyBlobError> {
+        let store = self.live.store.clone();
+        let intent = store.replica_register(self.segment.blob, choose).await?;
+        let (write, commits) = (intent.write, self.commits);
+        let failed = match self.bytes(&intent, hold).await {
+            Ok(()) if !commits => return Ok(intent),
+            Ok(()) => match store.replica_commit(write).await {
+                Ok(()) => return Ok(intent),
+                // Nothing is left to settle, or nothing may be.
+                Err(why @ (StoreError::Superseded | StoreError::OutcomeUnknown)) => {
+                    return Err(why.into());
+                }
+                Err(why) => Failed { why: why.into(), unknown: false },
+            },
+            Err(failed) => failed,
+        };
+        let abandoned = FailedWrite { write, unknown: failed.unknown };
+        match store.replica_abandon(abandoned).await {
+            Ok(()) | Err(StoreError::Superseded) => {}
+            Err(err) => {
+                // It stays an intent, its bytes reserved, until the next start settles it.
+                let err = &err as &dyn std::error::Error;
+                tracing::error!(%write, err, "a failed copy could not be abandoned");
+            }
+        }
+        Err(failed.why)
+    }
+
+    /// Brings the bytes to the intent's path and makes them durable.
+    async fn bytes(self, intent: &Intent, hold: impl Send + 'static) -> Result<(), Failed> {
+        let Some(target) = self.live.fleet.get(intent.backend).cloned() else {
+            return Err(Failed { why: CopyBlobError::Gone(intent.backend), unknown: false });
+        };
+        let size = self.segment.size;
+        let segments: VecDeque<Segment> =
+            Some(self.segment).filter(|_| size > 0).into_iter().collect();
+        let body = read::open(self.live, self.means, segments, hold).await;
+        let body =
+            body.map_err(|err| Failed { why: CopyBlobError::Source(err), unknown: false })?;
+        let writer = begin(&target, intent, size).await?;
+        pass_on(body, writer).await
+    }
+}
+
+async fn begin(target: &Backend, intent: &Intent, size: u64) -> Result<Writer, Failed> {
+    target.write(&intent.path, size).await.map_err(Failed::at_target)
+}
+
+async fn pass_on(mut body: read::Body, mut writer: Writer) -> Result<(), Failed> {
+    while let Some(piece) = body.next().await {
+        let why = match piece {
+            Ok(piece) => match writer.write(piece).await {
+                Ok(()) => continue,
+                Err(err) => CopyBlobError::Target(err),
+            },
+            Err(err) => CopyBlobError::Source(err),
+        };
+        let unknown = match writer.abort().await {
+            Ok(()) => false,
+            Err(err) => err.unknown,
+        };
+        return Err(Failed { why, unknown });
+    }
+    writer.finish().await.map_err(Failed::at_target)
+}
+
+impl Failed {
+    fn at_target(err: BackendError) -> Failed {
+        Failed { unknown: err.unknown, why: CopyBlobError::Target(err) }
+    }
+}

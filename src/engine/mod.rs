@@ -1,0 +1,95 @@
+//! The product's verbs, one file each: the only place where store meets backend.
+//!
+//! A write is *register*, *write*, *commit*: blobs are placed and their intents recorded, the bytes
+//! are made durable, one transaction lets the version appear. Whatever ends the process in between
+//! leaves intents, which the next start condemns; there is no undo path to get wrong. A delete is
+//! one transaction; cleanup deletes the bytes later.
+//!
+//! # Why writes run in tasks of their own
+//!
+//! A client that hangs up ends the future that serves it, at any await. A write must still settle
+//! its intents then, so it runs detached and meets the lost client as a body that breaks off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+mod buckets;
+mod cleanup;
+mod copy_blob;
+mod copy_object;
+mod error;
+mod get_object;
+mod hash;
+mod multipart;
+mod objects;
+mod put_object;
+mod read;
+mod request;
+mod tee;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod write;
+
+use crate::backend::Fleet;
+use crate::base::Budget;
+use crate::base::Clock;
+use crate::store::Store;
+
+pub use crate::store::{
+    CompletedUpload, Head, ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta,
+    PartInfo, Upload, UploadPage, UploadQuery,
+};
+pub use cleanup::CleanupOutcome;
+pub use error::{BodyError, EngineError};
+pub use request::*;
+
+/// Everything that the verbs work with. One for the life of the process.
+pub struct Engine {
+    pub(crate) store: Store,
+    /// Swapped by a reload; a request keeps the one that it began with.
+    pub(crate) fleet: ArcSwap<Fleet>,
+    pub(crate) settings: ArcSwap<EngineSettings>,
+    pub(crate) clock: Clock,
+    /// Bytes of bodies in flight, process-wide.
+    pub(crate) budget: Budget,
+    pub(crate) hashers: hash::Hashers,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    pub blob_max: u64,
+    /// Two local backends on one device count as two places.
+    pub same_device: bool,
+    /// How long a write that has its `min_replicas` waits for the rest.
+    pub tail_wait: Duration,
+}
+
+impl Engine {
+    /// `memory` is the budget for bodies in flight, in bytes; `hash_threads` hash beside the network.
+    pub fn new(
+        store: Store,
+        fleet: Fleet,
+        settings: EngineSettings,
+        memory: u64,
+        clock: Clock,
+    ) -> Arc<Engine> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Arc::new(Engine {
+            store,
+            fleet: ArcSwap::from_pointee(fleet),
+            settings: ArcSwap::from_pointee(settings),
+            clock,
+            budget: Budget::new(memory),
+            hashers: hash::Hashers::new(2 * cores),
+        })
+    }
+
+    /// The next requests use these; those in flight finish with what they began with.
+    pub fn reload(&self, fleet: Fleet, settings: EngineSettings) {
+        self.fleet.store(Arc::new(fleet));
+        self.settings.store(Arc::new(settings));
+    }
+}

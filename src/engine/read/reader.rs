@@ -1,0 +1,361 @@
+//! The rules of reading: group after group, each verified, from one replica after another.
+//!
+//! # Invariants
+//!
+//! - A group is given out only after its bytes were held against the blob's hash.
+//! - Between two groups given out each replica is tried at most twice, so a read ends.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::source::Pieces;
+use super::source::Source;
+use crate::backend::BackendError;
+use crate::backend::Fault;
+use crate::base::limits::GROUP_SIZE;
+use crate::base::limits::SHORT_BODY_MAX;
+use crate::engine::EngineError;
+use crate::engine::hash;
+use crate::engine::hash::Hashers;
+use crate::model::BackendId;
+use crate::model::BlobId;
+use crate::model::ReplicaState;
+use crate::model::WriteId;
+use crate::store::Replica;
+
+/// How long a replica may give nothing while there is another to go to.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same when there is none. Backends have shorter limits of their own; this one only makes
+/// sure that there is an end.
+const PATIENCE_ALONE: Duration = Duration::from_secs(180);
+
+/// A range of a blob that a read wants, and what is known of the blob.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) blob: BlobId,
+    pub(crate) size: u64,
+    pub(crate) hash: [u8; 32],
+    /// `None`: to be asked of the store when they are needed.
+    pub(crate) groups: Option<Arc<[[u8; 32]]>>,
+    pub(crate) replicas: Vec<Replica>,
+    /// First byte wanted.
+    pub(crate) from: u64,
+    /// Behind the last byte wanted; more than `from`.
+    pub(crate) to: u64,
+}
+
+/// One read.
+pub(super) struct Reader<S> {
+    source: S,
+    hashers: Hashers,
+    /// Not begun yet.
+    segments: VecDeque<Segment>,
+    current: Option<Current>,
+    /// How often a backend failed in this read, other than by one replica's being wrong.
+    strikes: HashMap<BackendId, u32>,
+}
+
+/// The blob that is being read.
+struct Current {
+    segment: Segment,
+    groups: Arc<[[u8; 32]]>,
+    /// Where the next group begins.
+    next: u64,
+    open: Option<Open>,
+    /// Tried since the last group was given out.
+    tried: Vec<WriteId>,
+    /// Missing, damaged or hanging: not tried again.
+    bad: Vec<WriteId>,
+    /// The store was asked for other replicas since the last group was given out.
+    refreshed: bool,
+    last: Option<Arc<BackendError>>,
+}
+
+struct Open {
+    replica: Replica,
+    pieces: Pieces,
+    /// The part of a piece that belongs to the next group.
+    rest: Bytes,
+}
+
+/// Why a replica is left.
+enum Failure {
+    Backend(BackendError),
+    /// It gave nothing for too long.
+    Stalled,
+    /// It ended without saying that anything is wrong.
+    Ended,
+    /// What it gave is not what was written.
+    Wrong,
+}
+
+impl Segment {
+    /// Where the group that holds the first byte begins.
+    fn start(&self) -> u64 {
+        self.from - self.from % GROUP_SIZE
+    }
+
+    /// Where the group that holds the last byte ends.
+    fn end(&self) -> u64 {
+        self.to.next_multiple_of(GROUP_SIZE).min(self.size)
+    }
+
+    fn group_len(&self, start: u64) -> u64 {
+        GROUP_SIZE.min(self.size - start)
+    }
+}
+
+impl<S: Source> Reader<S> {
+    pub(super) fn new(source: S, hashers: Hashers, segments: VecDeque<Segment>) -> Reader<S> {
+        Reader { source, hashers, segments, current: None, strikes: HashMap::new() }
+    }
+
+    /// Bytes that the next group has in memory; `None` at the end.
+    pub(super) fn wants(&self) -> Option<u64> {
+        match &self.current {
+            Some(current) => Some(current.segment.group_len(current.next)),
+            None => self.segments.front().map(|segment| segment.group_len(segment.start())),
+        }
+    }
+
+    /// Whether the next blob has a replica on a local backend.
+    pub(super) fn is_local(&self) -> bool {
+        let segment = self.current.as_ref().map(|c| &c.segment).or(self.segments.front());
+        let mut replicas = segment.into_iter().flat_map(|segment| &segment.replicas);
+        replicas.any(|r| self.source.standing(r.backend).is_some_and(|s| s.present && s.local))
+    }
+
+    /// The wanted bytes of the next group, verified; none at the end. After an error the read is
+    /// over.
+    pub(super) async fn next(&mut self) -> Result<VecDeque<Bytes>, EngineError> {
+        let mut current = match self.current.take() {
+            Some(current) => current,
+            None => match self.segments.pop_front() {
+                Some(segment) => self.begin(segment).await?,
+                None => return Ok(VecDeque::new()),
+            },
+        };
+        let start = current.next;
+        let mut pieces = self.group(&mut current).await?;
+        let (from, to) = (current.segment.from, current.segment.to);
+        trim(&mut pieces, from.saturating_sub(start), to.min(current.next) - start);
+        if current.next < current.segment.end() {
+            self.current = Some(current);
+        }
+        Ok(pieces)
+    }
+
+    /// Gets the group hashes and believes them only when they lead to the blob's own.
+    async fn begin(&mut self, mut segment: Segment) -> Result<Current, EngineError> {
+        let groups = match segment.groups.take() {
+            Some(groups) => groups,
+            None if segment.size <= GROUP_SIZE => Arc::new([]),
+            None => {
+                let groups = self.source.groups(segment.blob).await;
+                groups.map_err(|err| EngineError::Store(Arc::new(err)))?
+            }
+        };
+        if !hash::groups_match_root(&groups, segment.size, &segment.hash) {
+            let blob = segment.blob;
+            tracing::error!(%blob, "the group hashes of a blob do not lead to its hash");
+            return Err(EngineError::Unavailable(None));
+        }
+        Ok(Current {
+            next: segment.start(),
+            segment,
+            groups,
+            open: None,
+            tried: Vec::new(),
+            bad: Vec::new(),
+            refreshed: false,
+            last: None,
+        })
+    }
+
+    /// The next group whole, from whichever replica has it.
+    async fn group(&mut self, current: &mut Current) -> Result<VecDeque<Bytes>, EngineError> {
+        let len = current.segment.group_len(current.next);
+        loop {
+            let mut open = match current.open.take() {
+                Some(open) => open,
+                None => self.open(current).await?,
+            };
+            let patience = self.patience(current, &open.replica);
+            let failure = match open.collect(len, patience).await {
+                Ok(pieces) => match verified(&self.hashers, current.check(pieces), len).await {
+                    Some(pieces) => {
+                        current.next += len;
+                        current.open = Some(open);
+                        current.tried.clear();
+                        current.refreshed = false;
+                        return Ok(pieces);
+                    }
+                    None => Failure::Wrong,
+                },
+                Err(failure) => failure,
+            };
+            self.failed(current, &open.replica, failure);
+        }
+    }
+
+    /// Opens the best replica that is left, from the next group to the end of what is wanted.
+    async fn open(&mut self, current: &mut Current) -> Result<Open, EngineError> {
+        loop {
+            if let Some(replica) = self.choose(current).cloned() {
+                current.tried.push(replica.write);
+                let range = current.next..current.segment.end();
+                let patience = self.patience(current, &replica);
+                match timeout(patience, self.source.open(&replica, range)).await {
+                    Ok(Ok(pieces)) => return Ok(Open { replica, pieces, rest: Bytes::new() }),
+                    Ok(Err(err)) => self.failed(current, &replica, Failure::Backend(err)),
+                    Err(_) => self.failed(current, &replica, Failure::Stalled),
+                }
+            } else if current.refreshed {
+                let blob = current.segment.blob;
+                tracing::warn!(%blob, "no replica of a blob can be read now");
+                return Err(EngineError::Unavailable(current.last.clone()));
+            } else {
+                current.refreshed = true;
+                current.tried.clear();
+                let replicas = self.source.replicas(current.segment.blob).await;
+                current.segment.replicas =
+                    replicas.map_err(|err| EngineError::Store(Arc::new(err)))?;
+            }
+        }
+    }
+
+    fn choose<'a>(&self, current: &'a Current) -> Option<&'a Replica> {
+        let left = current.segment.replicas.iter().filter(|replica| current.is_left(replica));
+        let ranked = left.filter_map(|replica| {
+            let strikes = self.strikes.get(&replica.backend).copied().unwrap_or(0);
+            Some((Reverse(strikes), self.source.standing(replica.backend)?, replica))
+        });
+        ranked.max_by_key(|(strikes, standing, _)| (*strikes, *standing)).map(|(.., best)| best)
+    }
+
+    fn patience(&self, current: &Current, replica: &Replica) -> Duration {
+        let another = current.segment.replicas.iter().any(|other| {
+            let known = || self.source.standing(other.backend).is_some_and(|s| s.present);
+            other.write != replica.write && current.is_left(other) && known()
+        });
+        if another { PATIENCE } else { PATIENCE_ALONE }
+    }
+
+    /// Draws the conclusions from a failure of `replica`.
+    fn failed(&mut self, current: &mut Current, replica: &Replica, failure: Failure) {
+        let (blob, backend, path) = (current.segment.blob, replica.backend, replica.path.as_str());
+        if let Some(state) = failure.finding() {
+            tracing::warn!(%blob, %backend, path, state = state.name(), "a replica is wrong");
+            current.bad.push(replica.write);
+            self.source.mark(replica, state);
+        } else {
+            let why = failure.name();
+            tracing::debug!(%blob, %backend, path, why, "reading goes on elsewhere");
+            *self.strikes.entry(backend).or_insert(0) += 1;
+        }
+        if matches!(failure, Failure::Stalled) {
+            current.bad.push(replica.write);
+        }
+        if let Failure::Backend(err) = failure {
+            current.last = Some(Arc::new(err));
+        }
+    }
+}
+
+impl Current {
+    fn is_left(&self, replica: &Replica) -> bool {
+        replica.state.is_readable()
+            && !self.tried.contains(&replica.write)
+            && !self.bad.contains(&replica.write)
+    }
+
+    /// To be run where it may take its time: gives the pieces back when they are the next group.
+    fn check(
+        &self,
+        pieces: VecDeque<Bytes>,
+    ) -> impl FnOnce() -> Option<VecDeque<Bytes>> + Send + use<> {
+        let (size, hash) = (self.segment.size, self.segment.hash);
+        let (index, groups) = (self.next / GROUP_SIZE, Arc::clone(&self.groups));
+        move || {
+            let bytes = pieces.iter().map(|piece| &piece[..]);
+            hash::pieces_match(bytes, index, size, &hash, &groups).then_some(pieces)
+        }
+    }
+}
+
+impl Open {
+    /// The next `len` bytes, without copying them together.
+    async fn collect(&mut self, len: u64, patience: Duration) -> Result<VecDeque<Bytes>, Failure> {
+        let mut pieces = VecDeque::new();
+        let mut left = usize::try_from(len).expect("a group fits into memory");
+        while left > 0 {
+            if self.rest.is_empty() {
+                self.rest = match timeout(patience, self.pieces.next()).await {
+                    Ok(Some(Ok(piece))) => piece,
+                    Ok(Some(Err(err))) => return Err(Failure::Backend(err)),
+                    Ok(None) => return Err(Failure::Ended),
+                    Err(_) => return Err(Failure::Stalled),
+                };
+            }
+            let piece = self.rest.split_to(left.min(self.rest.len()));
+            left -= piece.len();
+            pieces.push_back(piece);
+        }
+        Ok(pieces)
+    }
+}
+
+impl Failure {
+    /// What it says of the replica itself, as opposed to the way there.
+    fn finding(&self) -> Option<ReplicaState> {
+        match self {
+            Failure::Backend(BackendError { fault: Fault::Missing, .. }) => {
+                Some(ReplicaState::Missing)
+            }
+            Failure::Backend(BackendError { fault: Fault::Damaged, .. }) | Failure::Wrong => {
+                Some(ReplicaState::Damaged)
+            }
+            Failure::Backend(_) | Failure::Stalled | Failure::Ended => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Failure::Backend(_) => "the backend failed",
+            Failure::Stalled => "nothing came for too long",
+            Failure::Ended => "the bytes ended early",
+            Failure::Wrong => "the bytes are wrong",
+        }
+    }
+}
+
+/// Runs `check` of `len` bytes, on the threads that hash unless it is short.
+async fn verified<R: Send + 'static>(
+    hashers: &Hashers,
+    check: impl FnOnce() -> R + Send + 'static,
+    len: u64,
+) -> R {
+    if len <= SHORT_BODY_MAX { check() } else { hashers.run(check).await }
+}
+
+/// Leaves bytes `from..to` of `pieces`.
+fn trim(pieces: &mut VecDeque<Bytes>, from: u64, to: u64) {
+    let mut at = 0;
+    pieces.retain_mut(|piece| {
+        let (start, len) = (at, piece.len() as u64);
+        at += len;
+        let within = |edge: u64| usize::try_from(edge.clamp(start, start + len) - start);
+        if let (Ok(from), Ok(to)) = (within(from), within(to)) {
+            piece.truncate(to);
+            *piece = piece.split_off(from.min(to));
+        }
+        !piece.is_empty()
+    });
+}

@@ -1,0 +1,125 @@
+//! Where a read gets its bytes and facts from, and the order in which replicas are tried.
+
+use std::cmp::Reverse;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::sync::Semaphore;
+
+use crate::backend::BackendError;
+use crate::backend::Fault;
+use crate::backend::Fleet;
+use crate::model::BackendId;
+use crate::model::BlobId;
+use crate::model::ReplicaState;
+use crate::store::Replica;
+use crate::store::Store;
+use crate::store::StoreError;
+
+/// Marks of found faults that may wait for the store at once. One that finds no place is left to
+/// the next read that finds the fault.
+const MARKS_MAX: usize = 64;
+
+static MARKS: Semaphore = Semaphore::const_new(MARKS_MAX);
+
+pub(super) type Pieces = BoxStream<'static, Result<Bytes, BackendError>>;
+
+/// The seam between the rules of reading and the store and backends that they work with.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// `None` for a backend that is not in the fleet.
+    fn standing(&self, backend: BackendId) -> Option<Standing>;
+
+    fn open(
+        &self,
+        replica: &Replica,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Pieces, BackendError>> + Send;
+
+    /// The group hashes of a blob that has more than one group.
+    fn groups(
+        &self,
+        blob: BlobId,
+    ) -> impl Future<Output = Result<Arc<[[u8; 32]]>, StoreError>> + Send;
+
+    /// The replicas of a blob as they are now.
+    fn replicas(
+        &self,
+        blob: BlobId,
+    ) -> impl Future<Output = Result<Vec<Replica>, StoreError>> + Send;
+
+    /// Records a replica as missing or damaged, later and beside the read.
+    fn mark(&self, replica: &Replica, state: ReplicaState);
+}
+
+/// Where a backend stands among those that could be read: the greatest is tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Standing {
+    /// Its marker was seen lately.
+    pub(crate) present: bool,
+    pub(crate) local: bool,
+    /// Its place in the configuration.
+    pub(crate) place: Reverse<usize>,
+}
+
+/// The real store and the backends of the generation that the read began with.
+pub(crate) struct Live {
+    pub(crate) store: Store,
+    pub(crate) fleet: Arc<Fleet>,
+}
+
+pub(super) fn standing(fleet: &Fleet, id: BackendId) -> Option<Standing> {
+    let place = fleet.all().iter().position(|backend| backend.id() == id)?;
+    let backend = &fleet.all()[place];
+    Some(Standing {
+        present: backend.is_present(),
+        local: backend.device().is_some(),
+        place: Reverse(place),
+    })
+}
+
+impl Source for Live {
+    fn standing(&self, backend: BackendId) -> Option<Standing> {
+        standing(&self.fleet, backend)
+    }
+
+    async fn open(&self, replica: &Replica, range: Range<u64>) -> Result<Pieces, BackendError> {
+        match self.fleet.get(replica.backend) {
+            Some(backend) => backend.read(&replica.path, range).await,
+            None => Err(BackendError {
+                fault: Fault::Absent,
+                backend: replica.backend.to_string().into(),
+                operation: "read",
+                path: replica.path.clone(),
+                unknown: false,
+                cause: None,
+            }),
+        }
+    }
+
+    async fn groups(&self, blob: BlobId) -> Result<Arc<[[u8; 32]]>, StoreError> {
+        self.store.blob_groups(blob).await
+    }
+
+    async fn replicas(&self, blob: BlobId) -> Result<Vec<Replica>, StoreError> {
+        self.store.blob_replicas(blob).await
+    }
+
+    fn mark(&self, replica: &Replica, state: ReplicaState) {
+        let Ok(place) = MARKS.try_acquire() else { return };
+        let (store, write) = (self.store.clone(), replica.write);
+        tokio::spawn(async move {
+            let _place = place;
+            match store.replica_mark(write, state).await {
+                // Its row changed meanwhile: nothing is left to mark.
+                Ok(()) | Err(StoreError::Superseded) => {}
+                Err(err) => {
+                    let err = &err as &dyn std::error::Error;
+                    tracing::warn!(%write, state = state.name(), err, "a replica is not marked");
+                }
+            }
+        });
+    }
+}

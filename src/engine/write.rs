@@ -1,0 +1,440 @@
+//! From a body to durable blobs: *register* and *write*, for objects and parts alike.
+//!
+//! A body up to [`SHORT_BODY_MAX`] is read whole, hashed and checked before anything is
+//! registered, and written in one job a leg. A longer one is registered first and streams through
+//! the tee. What comes out are blobs that are durable on at least `min_replicas` backends; the
+//! caller commits them, and every path out of here that does not lead to a commit gives the intents up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use futures_util::StreamExt;
+
+use super::Engine;
+use super::EngineError;
+use super::error::BodyError;
+use super::hash;
+use super::hash::BodyHash;
+use super::hash::Wanted;
+use super::request::Body;
+use super::request::Expected;
+use super::tee::Late;
+use super::tee::Placed;
+use super::tee::Tee;
+use crate::backend::Fleet;
+use crate::base::chain;
+use crate::base::limits::ROOM_WAIT;
+use crate::base::limits::SHORT_BODY_MAX;
+use crate::model::BackendId;
+use crate::model::Bucket;
+use crate::model::Checksum;
+use crate::model::ChecksumAlgorithm;
+use crate::model::Names;
+use crate::model::ObjectKey;
+use crate::model::Placement;
+use crate::model::path;
+use crate::model::path::PathForm;
+use crate::plan::placement;
+use crate::plan::placement::Candidate;
+use crate::plan::placement::Rules;
+use crate::store::BlobRequest;
+use crate::store::Choose;
+use crate::store::FailedWrite;
+use crate::store::FinishedBlob;
+use crate::store::LedgerRow;
+use crate::store::StoreError;
+use crate::store::Target;
+
+/// How often a write that found no room asks again, within [`ROOM_WAIT`].
+const ROOM_LOOK: Duration = Duration::from_millis(50);
+/// How often, and how long between tries, intents are given up that the store could not settle.
+const ABANDON_TRIES: u32 = 60;
+const ABANDON_PAUSE: Duration = Duration::from_secs(2);
+
+/// A body on its backends, ready for the commit.
+pub(super) struct Written {
+    pub(super) size: u64,
+    pub(super) hash: BodyHash,
+    pub(super) blobs: Vec<FinishedBlob>,
+    /// Legs that were not waited for.
+    pub(super) late: Late,
+}
+
+impl Engine {
+    /// Makes `body` durable for `key`; `part` is 0 for an object written at once.
+    pub(super) async fn write_body(
+        self: &Arc<Self>,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        part: u32,
+        body: Body,
+    ) -> Result<Written, EngineError> {
+        if body.size <= SHORT_BODY_MAX {
+            self.write_short(bucket, key, part, body).await
+        } else {
+            self.write_long(bucket, key, part, body).await
+        }
+    }
+
+    async fn write_short(
+        self: &Arc<Self>,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        part: u32,
+        mut body: Body,
+    ) -> Result<Written, EngineError> {
+        let held = match body.draws {
+            true => Some(self.budget.take(body.size).await),
+            false => None,
+        };
+        let bytes = read_whole(&mut body).await?;
+        let trailing = read_trailer(&mut body)?;
+        let wanted = wanted(&body.expected);
+        let (blob_hash, hash) = hash::hash_short(&bytes, &wanted);
+        check(&body.expected, &trailing, &hash)?;
+        let size = body.size;
+        if size == 0 {
+            return Ok(Written { size, hash, blobs: Vec::new(), late: Late::none() });
+        }
+        let fleet = self.fleet.load_full();
+        let registered = self.register(&fleet, bucket, key, part, vec![size]).await?;
+        let mut tee = Tee::new(self, fleet, bucket.placement.clone());
+        tee.write_whole(registered, &bytes, blob_hash, held);
+        let (blobs, late) = tee.settle().await?;
+        Ok(Written { size, hash, blobs, late })
+    }
+
+    async fn write_long(
+        self: &Arc<Self>,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        part: u32,
+        mut body: Body,
+    ) -> Result<Written, EngineError> {
+        let size = body.size;
+        let fleet = self.fleet.load_full();
+        let sizes = split(size, self.settings.load().blob_max);
+        let registered = self.register(&fleet, bucket, key, part, sizes).await?;
+        let mut tee = Tee::new(self, fleet, bucket.placement.clone());
+        let wanted = wanted(&body.expected);
+        let streamed = tee.stream(registered, &mut body, wanted).await;
+        let checked = streamed.and_then(|hash| {
+            let trailing = read_trailer(&mut body)?;
+            check(&body.expected, &trailing, &hash)?;
+            Ok(hash)
+        });
+        match checked {
+            Ok(hash) => {
+                let (blobs, late) = tee.settle().await?;
+                Ok(Written { size, hash, blobs, late })
+            }
+            Err(err) => {
+                tee.give_up().await;
+                Err(err)
+            }
+        }
+    }
+
+    /// Registers blobs of these sizes. Without room it wakes cleanup and waits up to [`ROOM_WAIT`].
+    async fn register(
+        &self,
+        fleet: &Fleet,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        part: u32,
+        sizes: Vec<u64>,
+    ) -> Result<Vec<Placed>, EngineError> {
+        let requests: Vec<BlobRequest> = sizes
+            .iter()
+            .zip(0..)
+            .map(|(&size, piece)| BlobRequest {
+                size,
+                stem: path::stem(&bucket.name, key, part, piece),
+            })
+            .collect();
+        let deadline = tokio::time::Instant::now() + ROOM_WAIT;
+        loop {
+            let stems = requests.iter().map(|request| request.stem.clone()).collect();
+            let choose = self.chooser(fleet, &bucket.placement, stems);
+            let (id, placement) = (bucket.id, bucket.placement_id);
+            match self.store.blobs_register(id, placement, requests.clone(), choose).await {
+                Err(StoreError::NoRoom { size }) => {
+                    let reachable =
+                        fleet.all().iter().filter(|b| b.is_durable() && b.is_present()).count();
+                    if reachable < bucket.placement.min_replicas as usize {
+                        return Err(EngineError::Unavailable(None));
+                    }
+                    if tokio::time::Instant::now() >= deadline {
+                        return Err(EngineError::NoRoom { size });
+                    }
+                    self.store.cleanup_wanted().notify_one();
+                    tokio::time::sleep(ROOM_LOOK).await;
+                }
+                registered => {
+                    let stems = requests.into_iter().map(|request| request.stem);
+                    return Ok(registered?.into_iter().zip(stems).collect());
+                }
+            }
+        }
+    }
+
+    /// The choice of targets for new blobs: as many as are wished, at least `min_replicas` that last.
+    fn chooser(&self, fleet: &Fleet, placement: &Placement, stems: Vec<String>) -> Choose {
+        let same_device = self.settings.load().same_device;
+        let fleet = fleet.clone();
+        let placement = placement.clone();
+        let mut stems = VecDeque::from(stems);
+        Box::new(move |ledger, size, holders| {
+            let stem = stems.pop_front()?;
+            let count = placement.replicas as usize;
+            let targets = choose_targets(
+                &fleet,
+                ledger,
+                Wish { size, count, holders, stem: &stem, placement: &placement, same_device },
+            );
+            let lasting = |t: &&Target| fleet.get(t.backend).is_some_and(|b| b.is_durable());
+            let enough = targets.iter().filter(lasting).count() >= placement.min_replicas as usize;
+            enough.then_some(targets)
+        })
+    }
+
+    /// The choice of one further target for a blob, on a backend that lasts.
+    pub(super) fn copy_chooser(
+        &self,
+        fleet: &Fleet,
+        placement: &Placement,
+        stem: String,
+        tried: Vec<BackendId>,
+    ) -> Choose {
+        let same_device = self.settings.load().same_device;
+        let fleet = fleet.clone();
+        let placement = placement.clone();
+        Box::new(move |ledger, size, holders| {
+            let holders: Vec<_> = holders.iter().chain(&tried).copied().collect();
+            let holders = &holders;
+            let mut targets = choose_targets(
+                &fleet,
+                ledger,
+                Wish { size, count: 1, holders, stem: &stem, placement: &placement, same_device },
+            );
+            targets.retain(|t| fleet.get(t.backend).is_some_and(|b| b.is_durable()));
+            (!targets.is_empty()).then_some(targets)
+        })
+    }
+
+    /// Whether a write of `size` bytes would find its backends now. The commit decides anew.
+    pub async fn room_for(&self, bucket: &str, size: u64) -> Result<(), EngineError> {
+        let bucket = self.bucket(bucket)?;
+        let fleet = self.fleet.load_full();
+        let ledger: Vec<LedgerRow> = self.store.ledger().await?;
+        let blob = size.min(self.settings.load().blob_max);
+        let stem = String::new();
+        let mut choose = self.chooser(&fleet, &bucket.placement, vec![stem]);
+        match choose(&ledger, blob, &[]) {
+            Some(_) => Ok(()),
+            None => Err(EngineError::NoRoom { size }),
+        }
+    }
+
+    /// After a commit that did not succeed: gives up what the store did not settle itself.
+    ///
+    /// A refused commit condemned its intents in its own transaction. After any other failure it
+    /// is the store that knows whether the blobs were taken: giving them up touches only blobs
+    /// that nothing refers to, so it is right whatever the outcome was.
+    pub(super) fn after_failed_commit(
+        self: &Arc<Self>,
+        err: &StoreError,
+        blobs: Vec<FinishedBlob>,
+        late: Late,
+    ) {
+        let undecided = matches!(
+            err,
+            StoreError::Busy
+                | StoreError::Unavailable(_)
+                | StoreError::OutcomeUnknown
+                | StoreError::Sqlite(_)
+        );
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            late.stop().await;
+            if undecided {
+                let blobs = blobs.into_iter().map(|b| (b.blob, b.failed)).collect();
+                engine.abandon(blobs).await;
+            }
+        });
+    }
+
+    /// Gives up blobs whose writers have stopped, trying again while the store cannot write. What
+    /// is still there when the tries are used up is settled by the next start.
+    pub(super) async fn abandon(&self, blobs: Vec<(crate::model::BlobId, Vec<FailedWrite>)>) {
+        for _ in 0..ABANDON_TRIES {
+            match self.store.blobs_abandon(blobs.clone()).await {
+                Ok(()) => return,
+                Err(err) => {
+                    tracing::debug!(error = chain(&err), "cannot give up yet");
+                    tokio::time::sleep(ABANDON_PAUSE).await;
+                }
+            }
+        }
+        tracing::warn!(blobs = blobs.len(), "intents stay until the next start settles them");
+    }
+}
+
+/// One choice that is asked for.
+struct Wish<'a> {
+    size: u64,
+    count: usize,
+    holders: &'a [BackendId],
+    stem: &'a str,
+    placement: &'a Placement,
+    same_device: bool,
+}
+
+/// The fleet and the ledger as the decision sees them, and the decision.
+fn choose_targets(fleet: &Fleet, ledger: &[LedgerRow], wish: Wish<'_>) -> Vec<Target> {
+    let candidates: Vec<Candidate> = fleet
+        .all()
+        .iter()
+        .filter_map(|backend| {
+            let row = ledger.iter().find(|row| row.backend == backend.id())?;
+            let taken = row.used + row.reserved + row.orphan;
+            let by_quota = row.quota.map_or(u64::MAX, |quota| quota.saturating_sub(taken));
+            // Reserved bytes are counted as not yet on the disk: some are, so this errs low.
+            let on_disk = backend.room().map_or(u64::MAX, |r| r.saturating_sub(row.reserved));
+            Some(Candidate {
+                backend: backend.id(),
+                writable: backend.is_present(),
+                durable: backend.is_durable(),
+                room: by_quota.min(on_disk),
+                used_share: row.quota.map_or(0.0, |quota| taken as f64 / quota.max(1) as f64),
+                blob_max: backend.settings().blob_max,
+                device: backend.device(),
+                labels: backend.settings().labels.clone(),
+            })
+        })
+        .collect();
+    let rules = Rules {
+        routing: wish.placement.routing,
+        require_distinct: wish.placement.require_distinct.clone(),
+        same_device: wish.same_device,
+    };
+    placement::choose(wish.size, wish.count, wish.holders, &candidates, &rules)
+        .into_iter()
+        .filter_map(|id| {
+            let backend = fleet.get(id)?;
+            let readable = backend.settings().names == Names::Readable
+                && path::fits(wish.stem, &backend.path_limits());
+            let form = if readable { PathForm::Readable } else { PathForm::Opaque };
+            Some(Target { backend: id, form })
+        })
+        .collect()
+}
+
+/// Sizes of the blobs of a body: full ones, and the rest.
+fn split(size: u64, blob_max: u64) -> Vec<u64> {
+    let full = (size / blob_max) as usize;
+    let mut sizes = vec![blob_max; full];
+    if !size.is_multiple_of(blob_max) {
+        sizes.push(size % blob_max);
+    }
+    sizes
+}
+
+/// What to compute: the MD5 that is the ETag, what the client sent, and CRC64NVME when it sent
+/// and asked for none, as S3 does.
+fn wanted(expected: &Expected) -> Wanted {
+    let mut algorithms = expected.algorithms.clone();
+    algorithms.extend(expected.checksums.iter().map(Checksum::algorithm));
+    if algorithms.is_empty() {
+        algorithms.push(ChecksumAlgorithm::Crc64Nvme);
+    }
+    algorithms.sort();
+    algorithms.dedup();
+    Wanted { md5: true, sha256: expected.sha256.is_some(), algorithms }
+}
+
+/// The body, whose size is known to be small.
+async fn read_whole(body: &mut Body) -> Result<Bytes, EngineError> {
+    let mut whole: Option<Bytes> = None;
+    let mut grown = BytesMut::new();
+    while let Some(frame) = body.stream.next().await {
+        let frame = frame?;
+        let have = grown.len() + whole.as_ref().map_or(0, Bytes::len);
+        if have as u64 + frame.len() as u64 > body.size {
+            return Err(BodyError::TooLong.into());
+        }
+        match whole.take() {
+            None if grown.is_empty() => whole = Some(frame),
+            first => {
+                grown.extend_from_slice(&first.unwrap_or_default());
+                grown.extend_from_slice(&frame);
+            }
+        }
+    }
+    let bytes = whole.unwrap_or_else(|| grown.freeze());
+    if (bytes.len() as u64) < body.size {
+        return Err(BodyError::TooShort.into());
+    }
+    Ok(bytes)
+}
+
+/// The checksums that came after the body.
+fn read_trailer(body: &mut Body) -> Result<Vec<Checksum>, EngineError> {
+    match body.trailer.take() {
+        Some(trailer) => Ok(trailer()?),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Whether the body is the one that the client meant.
+fn check(expected: &Expected, trailing: &[Checksum], hash: &BodyHash) -> Result<(), EngineError> {
+    if expected.sha256.is_some() && expected.sha256 != hash.sha256 {
+        return Err(BodyError::Sha256Mismatch.into());
+    }
+    if expected.md5.is_some() && expected.md5 != hash.md5 {
+        return Err(EngineError::BadDigest("Content-MD5"));
+    }
+    for sent in expected.checksums.iter().chain(trailing) {
+        if !hash.checksums.contains(sent) {
+            return Err(EngineError::BadDigest(sent.algorithm().name()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[test]
+    fn a_body_is_split_into_full_blobs_and_a_rest() {
+        assert_eq!(split(10, 4), [4, 4, 2]);
+        assert_eq!(split(8, 4), [4, 4]);
+        assert_eq!(split(3, 4), [3]);
+    }
+
+    async fn whole(size: u64, frames: &[&'static str]) -> Result<Bytes, EngineError> {
+        let frames: Vec<_> =
+            frames.iter().map(|frame| Ok(Bytes::from_static(frame.as_bytes()))).collect();
+        let stream = Box::pin(stream::iter(frames));
+        let expected = Expected::default();
+        let mut body = Body { size, stream, expected, trailer: None, draws: true };
+        read_whole(&mut body).await
+    }
+
+    #[tokio::test]
+    async fn a_short_body_has_exactly_its_announced_length() {
+        assert_eq!(whole(6, &["abc", "d", "ef"]).await.unwrap(), "abcdef");
+        assert_eq!(whole(3, &["abc"]).await.unwrap(), "abc");
+        assert_eq!(whole(0, &[]).await.unwrap(), "");
+        let short = whole(7, &["abc", "def"]).await;
+        assert!(matches!(short, Err(EngineError::Body(BodyError::TooShort))));
+        let long = whole(5, &["abc", "def"]).await;
+        assert!(matches!(long, Err(EngineError::Body(BodyError::TooLong))));
+    }
+}

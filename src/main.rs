@@ -1,0 +1,7 @@
+//! The `larder` program: the command line, and its outcome as an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder::cli::run().into()
+}

@@ -1,0 +1,302 @@
+//! The S3 service: guard, s3s, and what every response carries.
+//!
+//! # Invariants
+//!
+//! - No request reaches s3s but through the guard, and s3s always has a source of secrets: it
+//!   never serves everyone.
+//! - A request keeps the settings that it began with.
+//! - A panic costs the request that it happens in and nothing else.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use http_body::Body as _;
+use http_body::Frame;
+use http_body::SizeHint;
+use s3s::config::S3Config;
+use s3s::config::StaticConfigProvider;
+use s3s::service::S3ServiceBuilder;
+use tokio::sync::Semaphore;
+
+use crate::base::Clock;
+use crate::base::limits;
+use crate::engine::Engine;
+use crate::s3::access::Access;
+use crate::s3::auth::Auth;
+use crate::s3::auth::Keys;
+use crate::s3::guard;
+use crate::s3::guard::Admitted;
+use crate::s3::guard::body::BODY_IDLE_MAX;
+use crate::s3::guard::body::Claims;
+use crate::s3::guard::body::GuardBody;
+use crate::s3::guard::body::Shared;
+use crate::s3::guard::query;
+use crate::s3::guard::refusal::Refusal;
+use crate::s3::host::Hosts;
+use crate::s3::ops::Larder;
+use crate::s3::post;
+use crate::s3::request_id;
+use crate::s3::request_id::RequestId;
+use crate::s3::request_id::RequestIds;
+
+/// Forms at a time: s3s holds the file of each in memory.
+const FORMS_MAX: usize = 4;
+/// Bytes that a form may have besides its file.
+const FORM_OVERHEAD_MAX: u64 = 128 * 1024;
+
+/// What the owner chooses of the S3 side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Settings {
+    /// The only region that signatures may name.
+    pub region: String,
+    /// Buckets are also reached as `<bucket>.<domain>`.
+    pub domain: Option<String>,
+    /// Bytes of a file that comes in a browser's form; it is held in memory.
+    pub post_form_max: u64,
+}
+
+/// The service of one listener. Cloning it shares it.
+#[derive(Clone)]
+pub struct S3Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    generation: ArcSwap<Generation>,
+    /// Makes the s3s service for new settings.
+    make: Box<dyn Fn(&S3Settings) -> s3s::service::S3Service + Send + Sync>,
+    keys: Arc<dyn Keys>,
+    clock: Clock,
+    ids: RequestIds,
+    forms: Semaphore,
+}
+
+/// The settings, and the service that was made for them.
+struct Generation {
+    settings: S3Settings,
+    s3s: s3s::service::S3Service,
+}
+
+impl S3Service {
+    pub fn new(engine: Arc<Engine>, settings: S3Settings) -> S3Service {
+        let clock = engine.clock.clone();
+        let keys = Arc::clone(&engine) as Arc<dyn Keys>;
+        let larder =
+            move |settings: &S3Settings| Larder::new(Arc::clone(&engine), settings.region.clone());
+        S3Service::assemble(larder, keys, clock, settings)
+    }
+
+    /// Requests that begin from now on see `settings`.
+    pub fn reload(&self, settings: S3Settings) {
+        let s3s = (self.inner.make)(&settings);
+        self.inner.generation.store(Arc::new(Generation { settings, s3s }));
+    }
+
+    pub(crate) fn assemble<S: s3s::S3>(
+        s3: impl Fn(&S3Settings) -> S + Send + Sync + 'static,
+        keys: Arc<dyn Keys>,
+        clock: Clock,
+        settings: S3Settings,
+    ) -> S3Service {
+        let secrets = Arc::clone(&keys);
+        let make = move |settings: &S3Settings| {
+            let mut builder = S3ServiceBuilder::new(s3(settings));
+            let config = Arc::new(s3s_config(settings));
+            builder.set_config(Arc::new(StaticConfigProvider::new(config)));
+            builder.set_auth(Auth { keys: Arc::clone(&secrets) });
+            builder.set_access(Access { keys: Arc::clone(&secrets) });
+            builder.set_host(Hosts { domain: settings.domain.clone() });
+            builder.build()
+        };
+        let s3s = make(&settings);
+        S3Service {
+            inner: Arc::new(Inner {
+                generation: ArcSwap::from_pointee(Generation { settings, s3s }),
+                make: Box::new(make),
+                keys,
+                clock,
+                ids: RequestIds::new(),
+                forms: Semaphore::new(FORMS_MAX),
+            }),
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn handle<B>(&self, request: Request<B>) -> Response<SafeBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+    {
+        let id = self.inner.ids.next();
+        let method = request.method().clone();
+        let path = request.uri().path();
+        let resource = query::decode(path).unwrap_or_else(|| path.to_owned());
+        // A client that waits to be asked for its body has not sent it.
+        let sends = !request.headers().contains_key(header::EXPECT);
+        let request = request.map(Shared::new);
+        let rest = request.body().clone();
+        let answer = AssertUnwindSafe(self.answer(request, &id)).catch_unwind().await;
+        let mut response = answer.unwrap_or_else(|_| {
+            tracing::error!(request = id.0, %method, "a request panicked");
+            internal_error().response()
+        });
+        if sends && (response.status().is_client_error() || response.status().is_server_error()) {
+            rest.drain().await;
+        }
+        request_id::complete(&mut response, &method, &resource, &id);
+        response.map(SafeBody)
+    }
+
+    async fn answer<B>(&self, request: Request<B>, id: &RequestId) -> Response<s3s::Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+    {
+        match self.pass(request, id).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                tracing::debug!(request = id.0, code = refusal.code, "a request is refused");
+                refusal.response()
+            }
+        }
+    }
+
+    async fn pass<B>(
+        &self,
+        request: Request<B>,
+        id: &RequestId,
+    ) -> Result<Response<s3s::Body>, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+    {
+        let inner = &*self.inner;
+        let generation = inner.generation.load_full();
+        let settings = &generation.settings;
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(id.clone());
+        let admitted = guard::admit(&mut parts, settings, &inner.clock)?;
+        match admitted {
+            Admitted::Plain => {
+                let body = GuardBody::new(body, None, BODY_IDLE_MAX);
+                generation.call(parts, body).await
+            }
+            Admitted::Chunked(chunks) => {
+                let body = GuardBody::new(body, Some(chunks), BODY_IDLE_MAX);
+                generation.call(parts, body).await
+            }
+            Admitted::Document { length, sha256, md5 } => {
+                let ended = body.is_end_stream();
+                let length = length.or(ended.then_some(0)).ok_or_else(Refusal::missing_length)?;
+                let mut body = GuardBody::new(body, None, BODY_IDLE_MAX);
+                body.check(Claims { length, sha256, md5 });
+                generation.call(parts, body).await
+            }
+            Admitted::Form { bucket } => {
+                check_form_length(&parts.headers, settings)?;
+                let mut body = GuardBody::new(body, None, BODY_IDLE_MAX);
+                let (clock, keys) = (&inner.clock, &*inner.keys);
+                let rules = post::Rules { bucket: &bucket, settings, clock, keys };
+                let form = post::admit(&parts.headers, &mut body, rules).await?;
+                parts.extensions.insert(form);
+                let _room = inner.forms.try_acquire().map_err(|_| busy())?;
+                generation.call(parts, body).await
+            }
+        }
+    }
+}
+
+impl Generation {
+    /// s3s takes a fault in a body that it collects itself for a fault of its own.
+    async fn call<B>(
+        &self,
+        parts: http::request::Parts,
+        body: GuardBody<B>,
+    ) -> Result<Response<s3s::Body>, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+    {
+        let fault = body.fault();
+        let body = match body.is_end_stream() {
+            true => s3s::Body::empty(),
+            false => s3s::Body::http_body(body),
+        };
+        let response = self.s3s.call(Request::from_parts(parts, body)).await.map_err(|err| {
+            tracing::error!(?err, "a response could not be made");
+            internal_error()
+        })?;
+        match fault.get() {
+            Some(&fault) if response.status() == StatusCode::INTERNAL_SERVER_ERROR => {
+                Err(Refusal::of_fault(fault))
+            }
+            _ => Ok(response),
+        }
+    }
+}
+
+fn s3s_config(settings: &S3Settings) -> S3Config {
+    let mut config = S3Config::default();
+    config.xml_max_body_size = limits::XML_BODY_MAX;
+    config.post_object_max_file_size = settings.post_form_max;
+    // The guard holds times against the clock that it was given, and forms have rules of their own.
+    config.presigned_url_max_skew_time_secs = u32::MAX;
+    config
+}
+
+fn check_form_length(headers: &http::HeaderMap, settings: &S3Settings) -> Result<(), Refusal> {
+    let length = guard::content_length(headers)?.unwrap_or(u64::MAX);
+    if length <= settings.post_form_max.saturating_add(FORM_OVERHEAD_MAX) {
+        return Ok(());
+    }
+    Err(Refusal::bad("EntityTooLarge", "Your proposed upload exceeds the maximum allowed size")
+        .with("ProposedSize", length.to_string())
+        .with("MaxSizeAllowed", settings.post_form_max.to_string()))
+}
+
+fn busy() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate.")
+}
+
+fn internal_error() -> Refusal {
+    Refusal::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalError",
+        "We encountered an internal error. Please try again.",
+    )
+}
+
+/// A response's body that ends in an error where making it panics.
+pub(crate) struct SafeBody(s3s::Body);
+
+impl http_body::Body for SafeBody {
+    type Data = Bytes;
+    type Error = s3s::StdError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, s3s::StdError>>> {
+        let body = Pin::new(&mut self.0);
+        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx)));
+        poll.unwrap_or_else(|_| {
+            tracing::error!("a response's body panicked");
+            self.0 = s3s::Body::empty();
+            Poll::Ready(Some(Err("the response cannot be finished".into())))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}

@@ -1,0 +1,199 @@
+//! Condemned paths: bytes that nobody may use any more and that are still to be deleted.
+//!
+//! # Invariants
+//!
+//! - The id of a condemned path is the write id of the replica that it was; no replica has it.
+//! - `seq` is the commit that condemned it: it may be deleted once every reader's ticket is at
+//!   least that (see `ticket`).
+//! - `due` is null once it is parked, after [`ATTEMPTS_MAX`] failures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::Store;
+use super::error::StoreError;
+use super::ledger::Column;
+use super::ledger::Turn;
+use super::replica::ReplicaRow;
+use super::writer::Lane;
+use super::writer::Need;
+use super::writer::Tx;
+use crate::base::Timestamp;
+use crate::base::limits::WORK_ROWS_MAX;
+use crate::model::BackendId;
+use crate::model::CondemnReason;
+use crate::model::ReplicaState;
+
+const RETRY_FIRST: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_secs(24 * 3600);
+const ATTEMPTS_MAX: u32 = 10;
+/// When a path whose write had an unknown outcome is deleted a second time.
+const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+/// Characters of a failure's text that are kept.
+const ERROR_MAX: usize = 500;
+
+/// A stored path that waits for its bytes to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condemned {
+    pub id: u64,
+    pub backend: BackendId,
+    pub path: String,
+    pub size: u64,
+    pub reason: CondemnReason,
+    pub attempts: u32,
+}
+
+impl Store {
+    /// Due, and condemned before the oldest ticket out; oldest first.
+    pub async fn condemned_due(&self, max: usize) -> Result<Vec<Condemned>, StoreError> {
+        let now = self.shared().clock.now();
+        let bound = self.shared().tickets.bound();
+        self.read(move |sql| {
+            let rows = sql.all(DUE, (now.0, bound, max), |row| {
+                let reason: usize = row.get(4)?;
+                Ok((
+                    Condemned {
+                        id: row.get(0)?,
+                        backend: BackendId(row.get(1)?),
+                        path: row.get(2)?,
+                        size: row.get(3)?,
+                        reason: CondemnReason::Debris,
+                        attempts: row.get(5)?,
+                    },
+                    reason,
+                ))
+            })?;
+            rows.into_iter()
+                .map(|(row, code)| {
+                    let reason = CondemnReason::ALL.into_iter().find(|r| *r as usize == code);
+                    let reason = reason.ok_or_else(|| {
+                        StoreError::broken("a path is condemned for no known reason")
+                    })?;
+                    Ok(Condemned { reason, ..row })
+                })
+                .collect::<Result<Vec<_>, StoreError>>()
+        })
+        .await
+    }
+
+    /// Their bytes are gone: rows are forgotten (or kept for the second delete an hour later),
+    /// orphan bytes fall.
+    pub async fn condemned_deleted(&self, ids: Vec<u64>) -> Result<(), StoreError> {
+        let now = self.shared().clock.now();
+        for some in ids.chunks(WORK_ROWS_MAX) {
+            let some = some.to_vec();
+            self.write(Lane::Work, Need::Durable, move |tx| {
+                let mut turn = Turn::begin(tx, now);
+                for id in some {
+                    forget_in_tx(tx, &mut turn, id)?;
+                }
+                turn.end(tx)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Not deleted: tried again after `min(1 min · 2^attempts, 24 h)`; parked after ten failures.
+    pub async fn condemned_failed(&self, id: u64, why: String) -> Result<(), StoreError> {
+        let now = self.shared().clock.now();
+        self.write(Lane::Work, Need::Durable, move |tx| {
+            let attempts: Option<u32> =
+                tx.one("SELECT attempts FROM condemned WHERE id = ?1", [id], |row| row.get(0))?;
+            let Some(attempts) = attempts else { return Ok(()) };
+            let pause = RETRY_FIRST.saturating_mul(1 << attempts.min(16)).min(RETRY_MAX);
+            let due = (attempts + 1 < ATTEMPTS_MAX).then(|| now.plus(pause).0);
+            let why: String = why.chars().take(ERROR_MAX).collect();
+            tx.run(
+                "UPDATE condemned SET attempts = attempts + 1, due = ?2, error = ?3 WHERE id = ?1",
+                (id, due, why),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// When the next condemned path is due. Those that a reader may still read are left out:
+    /// [`Store::cleanup_wanted`] tells when such a reader has gone.
+    pub async fn condemned_next(&self) -> Result<Option<Timestamp>, StoreError> {
+        let tickets = Arc::clone(&self.shared().tickets);
+        // Before the bound is taken: a ticket that goes in between is then noticed.
+        tickets.hold_back(true);
+        let bound = tickets.bound();
+        self.read(move |sql| {
+            if sql.one(HELD, [bound], |_| Ok(()))?.is_none() {
+                tickets.hold_back(false);
+            }
+            Ok(sql.one(NEXT, [bound], |row| row.get(0))?.map(Timestamp))
+        })
+        .await
+    }
+
+    /// Woken when something was condemned.
+    pub fn cleanup_wanted(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared().tickets.cleanup)
+    }
+}
+
+pub(super) const DUE: &str = "SELECT c.id, b.id, c.path, c.size, c.reason, c.attempts
+     FROM condemned c CROSS JOIN backends b ON b.no = c.backend
+     WHERE c.due <= ?1 AND c.seq <= ?2 ORDER BY c.due, c.seq LIMIT ?3";
+
+pub(super) const NEXT: &str =
+    "SELECT due FROM condemned WHERE due IS NOT NULL AND seq <= ?1 ORDER BY due, seq LIMIT 1";
+
+pub(super) const HELD: &str = "SELECT 1 FROM condemned WHERE due IS NOT NULL AND seq > ?1 LIMIT 1";
+
+/// Turns a replica into a condemned path. Its own row is the caller's to delete. `is_again`: its
+/// bytes may still appear after the first delete.
+pub(super) fn condemn_in_tx(
+    tx: &mut Tx<'_>,
+    turn: &mut Turn,
+    replica: &ReplicaRow,
+    reason: CondemnReason,
+    is_again: bool,
+) -> Result<(), StoreError> {
+    tx.run(
+        "INSERT INTO condemned (id, backend, path, size, reason, seq, due, again)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        (
+            replica.write.0,
+            replica.backend,
+            replica.path(),
+            replica.size,
+            reason as u8,
+            turn.seq,
+            turn.now.0,
+            is_again,
+        ),
+    )?;
+    let from = match replica.state {
+        ReplicaState::Writing => Column::Reserved,
+        _ => Column::Used,
+    };
+    turn.shift(replica.backend, replica.size, from, Column::Orphan);
+    tx.marks.condemned = true;
+    Ok(())
+}
+
+fn forget_in_tx(tx: &Tx<'_>, turn: &mut Turn, id: u64) -> Result<(), StoreError> {
+    let found: Option<(u64, u64, bool)> =
+        tx.one("SELECT backend, size, again FROM condemned WHERE id = ?1", [id], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    let Some((backend, size, is_again)) = found else { return Ok(()) };
+    if is_again {
+        tx.run(
+            "UPDATE condemned SET size = 0, again = 0, attempts = 0, error = NULL, due = ?2
+             WHERE id = ?1",
+            (id, turn.now.plus(AGAIN_AFTER).0),
+        )?;
+        turn.forget(backend, size, 0);
+    } else {
+        tx.run("DELETE FROM condemned WHERE id = ?1", [id])?;
+        turn.forget(backend, size, 1);
+    }
+    Ok(())
+}

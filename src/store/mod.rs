@@ -1,0 +1,279 @@
+//! The metadata database: which objects there are, of which blobs they consist, where those lie.
+//!
+//! SQLite in WAL mode. One thread writes, with group commit (`writer`); a few threads read
+//! (`readers`); one checkpoints (`checkpoint`). Every public method that changes something is one
+//! transaction, or a bounded number of them where it says so. Helpers inside a transaction end in
+//! `_in_tx`. Nothing in a transaction does I/O elsewhere, sleeps, or reads the clock.
+//!
+//! # Invariants
+//!
+//! - A path is used once: write ids are unique over replicas and condemned paths together.
+//! - Every counter is kept in the transaction that changes what it counts (`ledger`, `blob`,
+//!   `bucket`); [`Store::verify`] recomputes them all.
+//! - Every operation runs to its end, also when its caller has gone away.
+//!
+//! # Errors
+//!
+//! `Busy` and `Unavailable` mean that nothing happened. `OutcomeUnknown` means that it may have:
+//! nothing may be deleted for it. Refusals of commits give up the blobs of the commit, and say so
+//! where they are documented; all other errors change nothing.
+
+mod blob;
+mod bucket;
+mod checkpoint;
+mod codec;
+mod condemned;
+mod connection;
+mod copy;
+mod data_dir;
+mod declare;
+mod entry;
+mod error;
+mod find;
+mod key;
+mod ledger;
+mod listing;
+mod part;
+mod placement;
+mod readers;
+mod replica;
+mod schema;
+mod shared;
+mod sql;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod upload;
+mod upload_listing;
+mod verify;
+mod version;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::thread;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+pub use self::blob::{BlobRequest, FinishedBlob, Registered};
+pub use self::bucket::{BucketUsage, DeclaredBucket};
+pub use self::condemned::Condemned;
+pub use self::copy::{CopyPart, CopyVersion};
+pub use self::declare::{Declaration, DeclaredBackend};
+pub use self::error::StoreError;
+pub use self::find::{BlobFacts, Entry, Found, Head};
+pub use self::ledger::{BackendRow, LedgerRow};
+pub use self::listing::{ListAfter, ListItem, ListPage, ListQuery, ListedObject};
+pub use self::part::{CommitPart, PartInfo};
+pub use self::replica::{Choose, FailedWrite, Intent, Replica, Target};
+pub use self::ticket::Ticket;
+pub use self::upload::{CompleteUpload, CompletedUpload, NewUpload, Upload};
+pub use self::upload_listing::{UploadPage, UploadQuery};
+pub use self::version::{CommitVersion, Committed, NewMeta};
+
+use self::connection::Connections;
+use self::connection::held;
+use self::data_dir::DataDir;
+use self::readers::GROW_AFTER;
+use self::readers::Readers;
+use self::shared::Shared;
+use self::sql::Sql;
+use self::writer::Lane;
+use self::writer::Need;
+use self::writer::Pending;
+use self::writer::Tx;
+use self::writer::Writer;
+use crate::base::Clock;
+use crate::base::Ids;
+
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    pub data_dir: PathBuf,
+    pub durability: Durability,
+    /// Reader threads: 2 to 4.
+    pub readers: usize,
+}
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    PowerLoss,
+    /// For tests that only end the process.
+    ProcessExit,
+}
+
+/// Cheap to clone; all clones are one store. It closes when the last is dropped.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: u64,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Takes the lock of the data directory, makes or migrates the database, counts a new run.
+    /// Blocks: call it outside the runtime's workers.
+    pub fn open(settings: StoreSettings, clock: Clock, ids: Arc<Ids>) -> Result<Store, StoreError> {
+        let dir = DataDir::take(&settings.data_dir)?;
+        let connections = Connections::new(dir.database.clone(), settings.durability);
+        let connections = Arc::new(connections);
+        let conn = connections.open_writer().map_err(opening)?;
+        schema::migrate(&conn, &dir.database, schema::MIGRATIONS).map_err(opening)?;
+        let id = begin_run(Sql(&conn), &ids).map_err(opening)?;
+        let first_id = ids.next();
+        let shared = Arc::new(Shared::new(dir, Arc::clone(&connections), clock, first_id));
+        let writer = Writer::new(Arc::clone(&shared), ids, conn).map_err(opening)?;
+        let readers = Readers::start(connections, settings.readers)?;
+        let inner = Inner { id, shared, readers, threads: Mutex::default() };
+        let checkpointed = Arc::clone(&inner.shared);
+        inner.spawn("larder-writer", move || writer.run())?;
+        inner.spawn("larder-checkpoint", move || checkpoint::run(&checkpointed))?;
+        Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// The store's own id, which markers carry.
+    pub fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// Ends the threads after what is queued was done and releases the data directory. Later
+    /// calls answer `Unavailable`.
+    pub async fn close(&self) {
+        let inner = Arc::clone(&self.inner);
+        // It panics only if a thread did, which was logged then.
+        let _ = tokio::task::spawn_blocking(move || inner.stop()).await;
+    }
+
+    /// A small write through the whole commit path, for readiness checks.
+    pub async fn can_write(&self) -> Result<(), StoreError> {
+        self.write(Lane::Request, Need::Durable, |tx| {
+            let count = tx.meta("probe")?.unwrap_or(0);
+            tx.meta_set("probe", count + 1)
+        })
+        .await
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    /// Runs `op` in a transaction. An error takes back what it did.
+    async fn write<R, F>(&self, lane: Lane, need: Need, op: F) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { need, op: Some(op), result: None, reply };
+        self.shared().queue.push(lane, Box::new(pending))?;
+        answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    /// Runs `look` on a reader thread, in one read transaction.
+    async fn read<R, F>(&self, look: F) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnOnce(Sql<'_>) -> Result<R, StoreError> + Send + 'static,
+    {
+        self.read_then(look, |found| found).await
+    }
+
+    /// And then `then` on the same thread, outside the transaction.
+    async fn read_then<T, R, F, G>(&self, look: F, then: G) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnOnce(Sql<'_>) -> Result<T, StoreError> + Send + 'static,
+        G: FnOnce(T) -> R + Send + 'static,
+    {
+        let (reply, mut answer) = oneshot::channel();
+        let connections = Arc::clone(&self.shared().connections);
+        let readers = &self.inner.readers;
+        let is_free = readers.push(Box::new(move |slot| {
+            let result = readers::look(&connections, slot, look).map(then);
+            // A caller that went away needs no answer.
+            let _ = reply.send(result);
+        }))?;
+        if is_free {
+            return answer.await.unwrap_or_else(|_| Err(unread()));
+        }
+        loop {
+            match tokio::time::timeout(GROW_AFTER, &mut answer).await {
+                Ok(result) => return result.unwrap_or_else(|_| Err(unread())),
+                Err(_) => readers.grow(),
+            }
+        }
+    }
+}
+
+fn unread() -> StoreError {
+    StoreError::broken("a read did not come to its end")
+}
+
+/// Errors of opening, in words.
+fn opening(err: StoreError) -> StoreError {
+    match err {
+        StoreError::Open(_) => err,
+        StoreError::Sqlite(cause) | StoreError::Unavailable(Some(cause)) => {
+            StoreError::Open(format!("the metadata database cannot be opened: {cause}"))
+        }
+        err => StoreError::Open(format!("the metadata database cannot be opened: {err}")),
+    }
+}
+
+/// Counts the run and lifts the ids above all that earlier ones used; the store's id.
+fn begin_run(sql: Sql<'_>, ids: &Ids) -> Result<u64, StoreError> {
+    sql.run("BEGIN IMMEDIATE", [])?;
+    ids.raise(sql.meta("ceiling")?.unwrap_or(0));
+    let id = match sql.meta("id")? {
+        Some(id) => id,
+        None => {
+            let id = ids.next();
+            sql.meta_set("id", id)?;
+            id
+        }
+    };
+    sql.meta_set("run", sql.meta("run")?.unwrap_or(0) + 1)?;
+    // Every snapshot that a reader sees has one.
+    placement::default_in_tx(sql)?;
+    sql.run("COMMIT", [])?;
+    Ok(id)
+}
+
+impl Inner {
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
+        let thread =
+            thread.map_err(|err| StoreError::Open(format!("a thread cannot be started: {err}")))?;
+        held(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// May be called again.
+    fn stop(&self) {
+        self.shared.queue.close();
+        let mut threads = self.readers.close();
+        threads.append(&mut held(&self.threads));
+        self.shared.wal.close();
+        let own = thread::current().id();
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the metadata store panicked");
+            }
+        }
+        self.shared.dir.release();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

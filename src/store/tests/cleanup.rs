@@ -1,0 +1,114 @@
+//! What cleanup is given, and when; and what a start settles.
+
+use std::time::Duration;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn what_a_reader_may_still_read_is_not_due() {
+    let world = World::new().await;
+    world.put("k", 1, &[10]).await;
+    let reader = world.find("k").await.unwrap();
+    world.put("k", 2, &[10]).await;
+    // A reader that came later does not see the path, but holds back what comes after it.
+    let later = world.find("k").await.unwrap();
+    assert!(world.due().await.is_empty());
+    assert_eq!(world.store.condemned_next().await.unwrap(), None);
+    let wanted = world.store.cleanup_wanted();
+    // The permit of the overwrite itself.
+    tokio::time::timeout(PATIENCE, wanted.notified()).await.unwrap();
+    drop(reader);
+    tokio::time::timeout(PATIENCE, wanted.notified()).await.expect("woken by the ticket");
+    assert_eq!(world.due().await.len(), 1);
+    assert!(world.store.condemned_next().await.unwrap().is_some());
+    world.delete("k").await;
+    assert_eq!(world.due().await.len(), 1);
+    drop(later);
+    assert_eq!(world.due().await.len(), 2);
+    world.clean().await;
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn failures_back_off_and_are_parked() {
+    let world = World::new().await;
+    world.put("k", 1, &[10]).await;
+    world.delete("k").await;
+    let id = world.due().await[0].id;
+    for attempt in 0..10 {
+        assert_eq!(world.due().await[0].attempts, attempt);
+        world.store.condemned_failed(id, "disk on fire".into()).await.unwrap();
+        assert!(world.due().await.is_empty());
+        let next = world.store.condemned_next().await.unwrap();
+        if attempt == 9 {
+            assert_eq!(next, None);
+            break;
+        }
+        let now = world.hand.load(Ordering::Acquire);
+        let pause = next.unwrap().0 - now;
+        assert_eq!(pause, (60_000_000 << attempt).min(24 * HOUR));
+        world.advance(pause);
+    }
+    // Still counted.
+    assert_eq!(world.ledger().await, (0, 0, 10));
+    world.verify().await;
+    world.store.condemned_failed(12345, "not there".into()).await.unwrap();
+    world.store.condemned_deleted(vec![12345]).await.unwrap();
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn intents_of_an_earlier_run_are_condemned() {
+    let mut world = World::new().await;
+    world.put("kept", 1, &[7]).await;
+    let kept = world.find("kept").await.unwrap().entries[0].blob;
+    // More than one transaction's worth, of all kinds.
+    for _ in 0..150 {
+        world.register(&[1, 1], 2).await;
+    }
+    let extra = world.store.replica_register(kept, choose(1)).await.unwrap();
+    let lone = world.register(&[5], 1).await;
+    let write = lone[0].intents[0].write;
+    world.store.replica_abandon(FailedWrite { write, unknown: false }).await.unwrap();
+    world.verify().await;
+    assert_eq!(world.store.intents_settle().await.unwrap(), 0, "these are of this run");
+    assert_eq!(world.ledger().await, (7, 607, 5));
+    world.restart().await;
+    let own = world.register(&[3], 1).await;
+    assert_eq!(world.store.intents_settle().await.unwrap(), 601);
+    assert_eq!(world.ledger().await, (7, 3, 612));
+    world.verify().await;
+    let gone = world.store.replica_commit(extra.write).await;
+    assert!(matches!(gone, Err(StoreError::Superseded)));
+    world.store.blobs_abandon(vec![(own[0].blob, Vec::new())]).await.unwrap();
+    assert_eq!(world.store.intents_settle().await.unwrap(), 0);
+    world.verify().await;
+    // The abandoned blob is gone, and a commit of it too.
+    let late = commit(world.bucket.id, "late", 1, finished(&own));
+    assert!(matches!(world.store.version_commit(late).await, Err(StoreError::Superseded)));
+    world.clean().await;
+    world.advance(2 * HOUR);
+    world.clean().await;
+    assert_eq!(world.ledger().await, (7, 0, 0));
+    assert_eq!(world.store.backends().await.unwrap().iter().map(|b| b.rows).sum::<u64>(), 1);
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn a_displaced_blob_takes_its_late_intent_along() {
+    let world = World::new().await;
+    let registered = world.register(&[10], 2).await;
+    let mut blobs = finished(&registered);
+    let late = blobs[0].good.pop().unwrap();
+    world.store.version_commit(commit(world.bucket.id, "k", 1, blobs)).await.unwrap();
+    assert_eq!(world.ledger().await, (10, 10, 0));
+    world.put("k", 2, &[1]).await;
+    assert_eq!(world.ledger().await, (1, 0, 20));
+    assert!(matches!(world.store.replica_commit(late).await, Err(StoreError::Superseded)));
+    world.clean().await;
+    world.advance(2 * HOUR);
+    assert_eq!(world.due().await.len(), 1);
+    world.verify().await;
+}

@@ -1,0 +1,82 @@
+//! Query plans, and the size of rows.
+
+use super::*;
+
+/// Every query that runs again and again is a look-up in an index, in the index's order.
+#[tokio::test]
+async fn no_query_scans_or_sorts() {
+    let world = World::new().await;
+    let queries = [
+        listing::OBJECTS,
+        upload_listing::UPLOADS,
+        find::HEAD,
+        find::ENTRIES,
+        part::PARTS,
+        entry::GOOD_REPLICAS,
+        condemned::DUE,
+        condemned::NEXT,
+        condemned::HELD,
+        replica::WRITING_BEFORE,
+        blob::DROPPED_BEFORE,
+        upload::PRUNABLE,
+    ];
+    for query in queries {
+        let plan: Vec<String> = world
+            .store
+            .read(move |sql| {
+                let mut statement = sql.0.prepare(&format!("EXPLAIN QUERY PLAN {query}"))?;
+                let unbound: Vec<rusqlite::types::Null> =
+                    vec![rusqlite::types::Null; statement.parameter_count()];
+                let rows =
+                    statement.query_map(rusqlite::params_from_iter(unbound), |row| row.get(3))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+            .unwrap();
+        for step in &plan {
+            let is_sort = step.contains("TEMP B-TREE") || step.contains("AUTOMATIC");
+            assert!(!is_sort && !step.starts_with("SCAN"), "{query}\n{plan:#?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_object_takes_few_bytes_of_metadata() {
+    const OBJECTS: usize = 3000;
+    let world = World::new().await;
+    let size = || async {
+        world
+            .store
+            .read(|sql| Ok(sql.0.query_row("PRAGMA page_count", [], |row| row.get::<_, u64>(0))?))
+            .await
+            .unwrap()
+            * 4096
+    };
+    let before = size().await;
+    let mut puts = Vec::new();
+    for i in 0..OBJECTS {
+        // Spread over the key space, as hashes are; 60 bytes.
+        let at =
+            format!("{:016x}{}", (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), "k".repeat(44));
+        let world = &world;
+        puts.push(async move {
+            let blobs = vec![BlobRequest { size: 4096, stem: format!("photos/{at}~0.0") }];
+            let bucket = &world.bucket;
+            let store = &world.store;
+            let registered = store
+                .blobs_register(bucket.id, bucket.placement_id, blobs, choose(1))
+                .await
+                .unwrap();
+            let mut commit = commit(bucket.id, &at, 1, finished(&registered));
+            commit.checksums = vec![Checksum::new(ChecksumAlgorithm::Crc64Nvme, [1; 8]).unwrap()];
+            commit.meta.headers.content_type = Some("application/octet-stream".into());
+            store.version_commit(commit).await.unwrap();
+        });
+    }
+    for some in puts {
+        some.await;
+    }
+    let each = (size().await - before) / OBJECTS as u64;
+    println!("{each} bytes of metadata for each object");
+    assert!(each < 400, "{each} bytes of metadata for each object");
+}
