@@ -1,35 +1,48 @@
-//! The operator's surface: for now, health.
+//! The operator's surface: health for whoever asks, and the operator's verbs for the owner.
 //!
-//! It has a listener of its own, so that nothing of ours shadows a bucket. `GET /health/live`
-//! answers 200 while the process runs; `GET /health/ready` answers 200 while requests are served,
-//! and 503 before the first and from the beginning of the shutdown.
+//! It has listeners of its own, so that nothing of ours shadows a bucket. The verbs are HTTP and
+//! JSON under `/api/v1` on a Unix socket in the data directory, whose permissions are the login;
+//! the TCP listener answers for health alone. Both go through one router.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /health/live` | 200 while the process runs |
+//! | `GET /health/ready` | 200 while requests are served, 503 before and from the stop on |
+//! | `GET /api/v1/status` | version, state, process id, start |
+//! | `POST /api/v1/stop` | 202, and the server ends as on SIGTERM |
+//! | `GET, POST /api/v1/buckets` | all buckets; makes one |
+//! | `GET, PATCH, DELETE /api/v1/buckets/NAME` | one bucket |
+//! | `GET, POST /api/v1/keys` | all keys, never a secret; makes one, and shows its secret once |
+//! | `GET, PATCH, DELETE /api/v1/keys/ID` | one key |
+//! | `GET /api/v1/backends` | all backends with their ledger |
+//! | `POST /api/v1/verify` | a JSON value a line: progress, and at last the result |
+//!
+//! A refusal is `{"error": {"code", "message", "hint"}}`; programs may rely on the code.
 
-use std::convert::Infallible;
+mod desk;
+mod error;
+mod operation;
+mod router;
+mod server;
+mod socket;
+mod views;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::Method;
-use http::Request;
-use http::Response;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use hyper_util::rt::TokioTimer;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-
-/// Connections at once; one more waits in the listener's queue.
-const CONNECTIONS_MAX: usize = 64;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection is closed after this, whatever it does.
-const CONNECTION_MAX: Duration = Duration::from_secs(60);
+pub use self::desk::Desk;
+pub use self::desk::Place;
+pub use self::error::ApiError;
+pub use self::operation::Operation;
+pub use self::operation::Sent;
+pub use self::server::serve;
+pub use self::server::serve_socket;
+pub use self::socket::Socket;
+pub use self::socket::connect;
+pub use self::views::*;
+// What the command line shares with the verbs behind it.
+pub use crate::engine::{VerifyProgress, new_credentials};
 
 /// Whether requests are served. Cloned into whoever knows.
 #[derive(Clone, Debug, Default)]
@@ -43,50 +56,4 @@ impl Ready {
     fn get(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
-}
-
-/// Serves until `stop`; connections in flight are dropped then.
-pub async fn serve(listener: TcpListener, ready: Ready, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else { continue };
-        let (ready, stop) = (ready.clone(), stop.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let service = service_fn(move |request| answer(request, ready.clone()));
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            // An operator's connection that fails is its own affair.
-            let _ =
-                stop.run_until_cancelled(tokio::time::timeout(CONNECTION_MAX, connection)).await;
-        });
-    }
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    ready: Ready,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let (status, text) = match request.uri().path() {
-        "/health/live" | "/health/ready" if !is_read => {
-            (StatusCode::METHOD_NOT_ALLOWED, r#"{"error":"only GET"}"#)
-        }
-        "/health/live" => (StatusCode::OK, r#"{"status":"live"}"#),
-        "/health/ready" if ready.get() => (StatusCode::OK, r#"{"status":"ready"}"#),
-        "/health/ready" => (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"not ready"}"#),
-        _ => (StatusCode::NOT_FOUND, r#"{"error":"no such page"}"#),
-    };
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    let json = http::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
-    Ok(response)
 }

@@ -9,6 +9,7 @@ mod fleet;
 pub mod logging;
 pub mod offline;
 mod reload;
+pub mod remote;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,7 +50,7 @@ pub struct ServeOptions {
     pub log: logging::LogHandle,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM, SIGINT, or an operator asks it to stop.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     raise_file_limit();
     let config = &options.loaded.config;
@@ -57,7 +58,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let ids = Arc::new(Ids::new(clock.clone()));
     let data_dir = config.data_dir.clone();
     let store = offline::open(&data_dir, clock.clone(), Arc::clone(&ids)).await?;
-    let result = serve_store(&options, store.clone(), clock, ids).await;
+    // Nobody else may make it: the store's lock is ours.
+    let socket = admin::Socket::bind(&data_dir).context("the operator's socket cannot be made")?;
+    let socket = Arc::new(socket);
+    let result = serve_store(&options, store.clone(), clock, ids, &socket).await;
+    drop(socket);
     store.close().await;
     result
 }
@@ -67,6 +72,7 @@ async fn serve_store(
     store: Store,
     clock: Clock,
     ids: Arc<Ids>,
+    socket: &Arc<admin::Socket>,
 ) -> anyhow::Result<()> {
     let config = &options.loaded.config;
     let settled = store.intents_settle().await.context("settling what the last run left")?;
@@ -90,6 +96,15 @@ async fn serve_store(
     background.spawn(Arc::clone(&engine).cleanup_loop(stop_background.clone()));
     background.spawn(keep_house(Arc::clone(&engine), stop_background.clone()));
     background.spawn(admin::serve(admin_listener, ready.clone(), stop_background.clone()));
+    let stop_asked = CancellationToken::new();
+    let desk = admin::Desk::of_server(Arc::clone(&engine), ready.clone(), stop_asked.clone());
+    let operated = admin::serve_socket(
+        Arc::clone(socket),
+        ready.clone(),
+        Arc::new(desk),
+        stop_background.clone(),
+    );
+    background.spawn(operated);
     let reloader = Reloader::new(options, Arc::clone(&engine), s3.clone(), ids);
     background.spawn(reloader.run(stop_background.clone()));
 
@@ -99,7 +114,7 @@ async fn serve_store(
     let (listen, admin) = (config.server.listen, config.server.admin_listen);
     tracing::info!(%listen, %admin, backends = config.backends.len(), "serving");
 
-    wait_for_end().await?;
+    wait_for_end(&stop_asked).await?;
     tracing::info!("stopping; what is in flight may finish");
     ready.set(false);
     stop.cancel();
@@ -150,12 +165,13 @@ async fn keep_house(engine: Arc<Engine>, stop: CancellationToken) {
     }
 }
 
-async fn wait_for_end() -> anyhow::Result<()> {
+async fn wait_for_end(asked: &CancellationToken) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     tokio::select! {
         _ = term.recv() => (),
         _ = int.recv() => (),
+        () = asked.cancelled() => (),
     }
     Ok(())
 }

@@ -1,5 +1,11 @@
-//! What can be done while no server runs: verify the store, try the backends.
+//! What can be done while no server runs: verify the store, try the backends, and every verb of
+//! the operator, on the store itself.
+//!
+//! The store is taken over as a server would take it, so a declaration comes first: buckets and
+//! keys are what the configuration says, and a verb is refused or not as the server would refuse
+//! it. Backends stay as the store knows them; only a server adds or drops them.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,11 +13,19 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream;
 
+use crate::admin::Desk;
+use crate::admin::Place;
 use crate::backend::Backend;
 use crate::backend::BackendSettings;
+use crate::backend::Fleet;
 use crate::backend::ProbeReport;
 use crate::base::Clock;
 use crate::base::Ids;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::store::BackendRow;
+use crate::store::Declaration;
+use crate::store::DeclaredBackend;
 use crate::store::Durability;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -26,11 +40,148 @@ const READERS: usize = 4;
 pub enum OfflineError {
     #[error("there is no data directory at {0}")]
     NoDirectory(PathBuf),
+    /// Another process has it open: a server that does not answer yet or no more, or a command.
+    #[error("the data directory {0} is in use, and no server answers there")]
+    Locked(PathBuf),
+    /// Files that somebody else makes there would lock its owner out.
+    #[error("the data directory {0} belongs to the user with the number {1}")]
+    NotOurs(PathBuf, u32),
     /// A server runs on it, or it cannot be opened by this user.
     #[error("the metadata store in {0} cannot be opened")]
     Unreachable(PathBuf, #[source] StoreError),
-    #[error("the metadata store could not be read")]
+    #[error("the metadata store could not be read or written")]
     Store(#[source] StoreError),
+}
+
+/// How much of the appliance a verb needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// The store, with what the configuration declares.
+    Names,
+    /// The store as it is.
+    Store,
+    /// The store as it is, and the backends that it knows.
+    Backends,
+}
+
+/// A desk on a store that this process has to itself.
+pub struct Offline {
+    pub desk: Desk,
+    store: Store,
+}
+
+impl Offline {
+    /// Takes the store of `config`'s data directory.
+    pub async fn open(config: &Config, needs: Needs) -> Result<Offline, OfflineError> {
+        let data_dir = &config.data_dir;
+        let found = std::fs::metadata(data_dir).ok().filter(|found| found.is_dir());
+        // Opening would make a store where there is none.
+        let Some(found) = found else {
+            return Err(OfflineError::NoDirectory(data_dir.clone()));
+        };
+        if found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(OfflineError::NotOurs(data_dir.clone(), found.uid()));
+        }
+        if Store::is_locked(data_dir).is_ok_and(|locked| locked) {
+            return Err(OfflineError::Locked(data_dir.clone()));
+        }
+        let clock = Clock::system();
+        let ids = Arc::new(Ids::new(clock.clone()));
+        let store = open(data_dir, clock.clone(), ids).await?;
+        match prepare(config, &store, needs).await {
+            Ok(fleet) => {
+                let settings = config.engine.clone();
+                let memory = config.server.memory;
+                let engine = Engine::new(store.clone(), fleet, settings, memory, clock);
+                let places = config.backends.iter().map(place).collect();
+                Ok(Offline { desk: Desk::offline(engine, places), store })
+            }
+            Err(err) => {
+                store.close().await;
+                Err(OfflineError::Store(err))
+            }
+        }
+    }
+
+    /// Gives the store back.
+    pub async fn close(self) {
+        self.store.close().await;
+    }
+}
+
+fn place(settings: &BackendSettings) -> Place {
+    let known = crate::backend::service(&settings.service);
+    Place {
+        name: settings.name.clone(),
+        service: settings.service.clone(),
+        is_durable: known.is_none_or(|service| service.durable),
+        labels: settings.labels.clone(),
+    }
+}
+
+async fn prepare(config: &Config, store: &Store, needs: Needs) -> Result<Fleet, StoreError> {
+    let rows = store.backends().await?;
+    match needs {
+        Needs::Store => Ok(Fleet::default()),
+        Needs::Names => {
+            declare(config, store, rows).await?;
+            Ok(Fleet::default())
+        }
+        Needs::Backends => {
+            let opened: Vec<Option<Arc<Backend>>> = stream::iter(&config.backends)
+                .map(|settings| open_known(settings, store.id(), &rows))
+                .buffered(PROBES_MAX)
+                .collect()
+                .await;
+            Ok(Fleet::new(opened.into_iter().flatten().collect()))
+        }
+    }
+}
+
+/// Declares what the configuration says of buckets and keys. What is left out by mistake cannot
+/// be lost by it: the next start declares the same.
+async fn declare(config: &Config, store: &Store, rows: Vec<BackendRow>) -> Result<(), StoreError> {
+    let kept = |row: BackendRow| DeclaredBackend {
+        id: row.id,
+        name: row.name,
+        location: row.location,
+        quota: row.quota,
+    };
+    let declaration = Declaration {
+        backends: rows.into_iter().map(kept).collect(),
+        buckets: config.buckets.clone(),
+        keys: config.keys.clone(),
+        default_placement: config.default_placement.clone(),
+    };
+    store.declare(declaration).await
+}
+
+/// The backend of `settings`, if the store knows it; one that cannot be asked is absent.
+async fn open_known(
+    settings: &BackendSettings,
+    store: u64,
+    rows: &[BackendRow],
+) -> Option<Arc<Backend>> {
+    let marked = Backend::find_marker(settings).await.ok().flatten();
+    let id = match marked {
+        Some(marker) => Some(marker.backend).filter(|_| marker.store == store),
+        None => {
+            let location = Backend::location(settings);
+            let same = |row: &&BackendRow| row.name == settings.name && row.location == location;
+            rows.iter().find(same).map(|row| row.id)
+        }
+    }?;
+    if rows.iter().all(|row| row.id != id) {
+        return None;
+    }
+    match Backend::open(settings.clone(), store, id).await {
+        Ok(backend) => Some(backend),
+        Err(err) => {
+            let error = &err as &dyn std::error::Error;
+            tracing::warn!(backend = settings.name, error, "the backend cannot be opened");
+            None
+        }
+    }
 }
 
 /// Opens the store on a thread that may block.
@@ -45,19 +196,9 @@ pub async fn open(data_dir: &Path, clock: Clock, ids: Arc<Ids>) -> Result<Store,
     opened.map_err(|err| OfflineError::Unreachable(data_dir.to_owned(), err))
 }
 
-/// Recomputes every derived number of the store in `data_dir`; what is wrong, in words. Takes the
-/// directory's lock, so no server may run.
-pub async fn verify(data_dir: &Path) -> Result<Vec<String>, OfflineError> {
-    // Opening would make a store where there is none.
-    if !data_dir.is_dir() {
-        return Err(OfflineError::NoDirectory(data_dir.to_owned()));
-    }
-    let clock = Clock::system();
-    let ids = Arc::new(Ids::new(clock.clone()));
-    let store = open(data_dir, clock, ids).await?;
-    let faults = store.verify().await.map_err(OfflineError::Store);
-    store.close().await;
-    faults
+/// Whether a process has the store of `data_dir` open.
+pub fn is_locked(data_dir: &Path) -> std::io::Result<bool> {
+    Store::is_locked(data_dir)
 }
 
 /// Tries everything that the contract needs of each backend, several at a time; the reports are

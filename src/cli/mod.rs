@@ -4,11 +4,20 @@
 //! into an exit code and an error into a paragraph on stderr. What a command was asked for goes
 //! to stdout, as a table or, with `--json`, as one JSON value.
 
+mod backend;
+mod bucket;
 mod check;
 mod completions;
 mod config;
+mod init;
+mod key;
 mod output;
+mod providers;
 mod serve;
+mod session;
+mod stop;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod version;
 
@@ -39,9 +48,11 @@ const LINGER: Duration = Duration::from_secs(2);
         Larder keeps every object on as many local disks and clouds as you ask for, and serves \
         them all as one S3 endpoint. It is set up by one TOML file.",
     after_help = "Begin with:\n  \
-        larder config example > larder.toml   print a configuration to edit\n  \
-        larder check --probe                  say what is wrong with it, and try its backends\n  \
-        larder serve                          serve it\n\n\
+        larder init             make a configuration, with fresh keys\n  \
+        larder serve            serve it\n  \
+        larder key create ...   make another key\n\n\
+        Buckets, keys and backends are looked after by the server when one runs, and on its data\n\
+        directory when none does: the commands are the same.\n\n\
         The configuration is --config or LARDER_CONFIG, or else larder.toml here,\n\
         ~/.config/larder/larder.toml or /etc/larder/larder.toml.\n\n\
         Exit codes: 0 done, 1 found something wrong or failed, 2 wrong usage,\n\
@@ -67,26 +78,40 @@ struct Cli {
 enum Command {
     /// Serve S3 over the configured backends, in the foreground
     #[command(after_help = "The server reloads its configuration when the file changes or on \
-        SIGHUP,\nand stops on SIGTERM or Ctrl-C once requests in flight have finished.\n\n\
-        Example:\n  larder --config /etc/larder/larder.toml serve")]
+        SIGHUP,\nand stops on SIGTERM, Ctrl-C or `larder stop` once requests in flight have \
+        finished.\n\nExample:\n  larder --config /etc/larder/larder.toml serve")]
     Serve,
+    /// Make a configuration, with fresh random keys
+    #[command(after_help = init::AFTER_HELP)]
+    Init(Box<init::Args>),
     /// Say what is wrong with the configuration, all at once
     #[command(after_help = "Nothing is started or changed. With --probe, a few small files are \
         written to each backend,\nread, listed and deleted again.\n\n\
         Examples:\n  larder check\n  larder --config new.toml check --probe")]
     Check(check::Args),
-    /// Recompute what the metadata store derives and say what differs
-    #[command(after_help = "Works on the data directory itself, while no server runs. Exit code \
-        1: faults were found;\n4: the store is in use or cannot be opened.\n\n\
-        Example:\n  larder verify --json")]
-    Verify,
+    /// Stop the server that runs, and wait until it has
+    #[command(after_help = "It is no error when none runs.\n\nExample:\n  \
+        larder stop --timeout '2 min'")]
+    Stop(stop::Args),
+    /// Make, show, change and delete buckets
+    Bucket(bucket::Args),
+    /// Make, show, change and delete access keys
+    Key(key::Args),
+    /// Show the backends and what they hold
+    Backend(backend::Args),
+    /// Say whether the metadata store and the backends are as they should be
+    #[command(after_help = "Without options the store recomputes every derived number. It only \
+        reports, also while\nthe server serves. Exit code 1: faults were found.\n\n\
+        Examples:\n  larder verify\n  larder verify --backends\n  \
+        larder verify --backends --read --json")]
+    Verify(verify::Args),
     /// Print the configuration in force, or one to begin with
     Config(config::Args),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  \
         larder completions bash > ~/.local/share/bash-completion/completions/larder")]
     Completions(completions::Args),
-    /// Print the version of this program
+    /// Print the version of this program, and of the server that runs
     Version,
 }
 
@@ -156,7 +181,12 @@ pub fn run() -> Exit {
     let outcome = match cli.command {
         Command::Serve => serve::run(&context),
         Command::Check(args) => check::run(&context, &args),
-        Command::Verify => verify::run(&context),
+        Command::Init(args) => init::run(&context, &args),
+        Command::Stop(args) => stop::run(&context, &args),
+        Command::Bucket(args) => bucket::run(&context, &args),
+        Command::Key(args) => key::run(&context, &args),
+        Command::Backend(args) => backend::run(&context, &args),
+        Command::Verify(args) => verify::run(&context, &args),
         Command::Config(args) => config::run(&context, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Version => version::run(&context),
@@ -195,8 +225,8 @@ fn no_configuration(places: &[PathBuf]) -> anyhow::Error {
     let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
     anyhow::anyhow!(
         "there is no configuration file: neither {}. Make one with\n\n    \
-         larder config example > larder.toml\n\n\
-         edit it, and start again; or name one with --config FILE.",
+         larder init\n\n\
+         and start again; or name one with --config FILE.",
         places.join(" nor ")
     )
 }
@@ -211,44 +241,4 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     let done = runtime.block_on(work);
     runtime.shutdown_timeout(LINGER);
     Ok(done)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_grammar_is_sound_and_every_command_says_what_it_does() {
-        let mut command = Cli::command();
-        command.clone().debug_assert();
-        for sub in command.get_subcommands_mut() {
-            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
-            assert!(about.len() > 15, "{} says nothing of itself", sub.get_name());
-        }
-    }
-
-    #[test]
-    fn options_may_stand_before_and_after_the_command() {
-        for line in ["larder --config x --json check", "larder check --config x --json"] {
-            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-            assert_eq!(cli.config, Some("x".into()));
-            assert!(cli.json);
-        }
-        for wrong in ["larder", "larder brew", "larder check --brew", "larder completions"] {
-            assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_missing_configuration_is_answered_with_the_line_to_run() {
-        let text = no_configuration(&["a".into(), "b".into()]).to_string();
-        assert!(text.contains("neither a nor b"), "{text}");
-        assert!(text.contains("\n    larder config example > larder.toml\n"), "{text}");
-        let context = Context { config: Some("/nowhere/larder.toml".into()), json: false };
-        let failure = context.load().err().unwrap();
-        assert_eq!(failure.exit, Exit::Configuration);
-        assert!(failure.error.to_string().contains("/nowhere/larder.toml: "));
-    }
 }

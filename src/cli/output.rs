@@ -10,6 +10,7 @@ use comfy_table::presets;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::base::ByteSize;
 use crate::config::Finding;
 
 /// Prints `text` and a newline. A reader that went away is no error.
@@ -60,6 +61,21 @@ pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>) -> String {
     table.set_header(heads.iter().copied());
     table.add_rows(rows);
     table.trim_fmt()
+}
+
+/// Names and values below each other; a value without a name goes on from the one above.
+pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines = pairs.iter().map(|(name, value)| format!("{name:width$}  {value}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+pub(crate) fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
+pub(crate) fn size_or_none(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "none".to_owned(), size)
 }
 
 pub(crate) fn finding_json(finding: &Finding) -> Value {

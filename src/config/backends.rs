@@ -13,18 +13,30 @@ use super::finding::Findings;
 use super::raw::RawBackend;
 use super::reader::Spot;
 use super::schema::nearest;
-use super::services;
-use super::services::Known;
-use super::services::Service;
 use crate::backend::BackendSettings;
+use crate::backend::ServiceTraits;
 use crate::backend::Timeouts;
+use crate::backend::service;
+use crate::backend::services;
 use crate::base::limits::BLOB_SIZE_MAX;
 use crate::base::limits::BLOB_SIZE_MIN;
-use crate::base::limits::ONE_SHOT_BLOB_MAX;
 use crate::model::Names;
 
 const NAME_LEN_MAX: usize = 64;
 const LABEL_LEN_MAX: usize = 128;
+/// Services that are there only with a cargo feature.
+const FEATURES: &[(&str, &[&str])] = &[
+    ("cloud", &["azblob", "b2", "dropbox", "gcs", "gdrive", "onedrive", "webdav"]),
+    (
+        "more-clouds",
+        &["azdls", "azfile", "cos", "koofr", "obs", "oss", "pcloud", "seafile", "swift", "webhdfs"],
+    ),
+];
+/// The option that shows a service whose account is known by a token, and what such a one needs.
+const TOKEN: &str = "refresh_token";
+const TOKENS: &[&[&str]] = &[&["access_token"], &[TOKEN, "client_id"]];
+/// Options that are secrets and yet say whose room it is, where nothing else does.
+const TOKEN_PLACE: &[&str] = &["access_token", TOKEN];
 
 /// The backends that could be read, in order, and a note for whatever is wrong with any.
 pub(crate) fn check(
@@ -109,38 +121,51 @@ fn check_labels(raw: &RawBackend, found: &mut Findings) {
     }
 }
 
-fn find_service(raw: &Spot<String>, found: &mut Findings) -> Option<&'static Service> {
-    match services::find(&raw.value) {
-        Known::Compiled(service) => return Some(service),
-        Known::NotCompiled(feature) => found.wrong_hint(
+fn find_service(raw: &Spot<String>, found: &mut Findings) -> Option<ServiceTraits> {
+    let known = service(&raw.value);
+    if known.is_some() {
+        return known;
+    }
+    if let Some((feature, _)) = FEATURES.iter().find(|(_, of)| of.contains(&raw.value.as_str())) {
+        found.wrong_hint(
             raw.at,
             format!("the service `{}` is not compiled into this larder", raw.value),
             format!("build it with `cargo build --release --features {feature}`"),
-        ),
-        Known::Unknown => {
-            let hint = match nearest(&raw.value, services::compiled()) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => {
-                    let all: Vec<&str> = services::compiled().collect();
-                    format!("this larder knows {}", all.join(", "))
-                }
-            };
-            found.wrong_hint(raw.at, format!("unknown service `{}`", raw.value), hint);
-        }
+        );
+        return None;
     }
+    let hint = match nearest(&raw.value, services()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("this larder knows {}", services().join(", ")),
+    };
+    found.wrong_hint(raw.at, format!("unknown service `{}`", raw.value), hint);
     None
 }
 
-fn check_options(raw: &RawBackend, service: &Service, found: &mut Findings) {
+/// What is missing when `has` says which options are there, in words.
+fn missing(service: &ServiceTraits, has: impl Fn(&str) -> bool) -> Vec<String> {
+    let required = service.required.iter().filter(|name| !has(name));
+    let mut missing: Vec<String> = required.map(|name| format!("`{name}`")).collect();
+    let has_all = |set: &&[&str]| set.iter().all(|name| has(name));
+    if service.secret.contains(&TOKEN) && !TOKENS.iter().any(has_all) {
+        let sets: Vec<String> =
+            TOKENS.iter().map(|set| format!("`{}`", set.join("` and `"))).collect();
+        missing.push(sets.join(", or "));
+    }
+    missing
+}
+
+fn check_options(raw: &RawBackend, service: ServiceTraits, found: &mut Findings) {
     let is_empty = |name: &str| raw.options.get(name).is_some_and(|o| o.value.is_empty());
     let has = |name: &str| raw.option_names.iter().any(|n| n == name) && !is_empty(name);
-    for missing in service.missing(has) {
+    for missing in missing(&service, has) {
         found.wrong_hint(
             raw.at,
             format!("the service `{}` needs the option {missing}", service.scheme),
             "add it to `options`; a name with `_file` appended reads it from a file",
         );
     }
+    check_names(raw, &service, found);
     if service.scheme != "fs" {
         if let Some(keep_free) = &raw.keep_free {
             let text = "`keep_free` is for local directories (service \"fs\") only";
@@ -159,9 +184,28 @@ fn check_options(raw: &RawBackend, service: &Service, found: &mut Findings) {
     }
 }
 
-fn blob_max(raw: &RawBackend, service: Option<&Service>, found: &mut Findings) -> u64 {
-    let is_one_shot = service.is_some_and(|service| service.is_one_shot);
-    let most = if is_one_shot { ONE_SHOT_BLOB_MAX } else { BLOB_SIZE_MAX };
+/// A name that is nearly that of an option is meant to be it. Any other may be one that we do not
+/// know of.
+fn check_names(raw: &RawBackend, service: &ServiceTraits, found: &mut Findings) {
+    let known = [service.required, service.secret, service.place, service.other.unwrap_or(&[])];
+    for name in raw.option_names.iter().filter(|name| !service.knows(name)) {
+        let at = raw.options.get(name).map_or(raw.at, |spot| Some(spot.at));
+        let text = format!("the service `{}` has no option `{name}`", service.scheme);
+        match nearest(name, known.into_iter().flatten().copied()) {
+            Some(near) => found.wrong_hint(at, text, format!("did you mean `{near}`?")),
+            None => {
+                found.doubtful(
+                    at,
+                    text,
+                    "it is handed to OpenDAL, which passes over what it does not know",
+                );
+            }
+        }
+    }
+}
+
+fn blob_max(raw: &RawBackend, service: Option<ServiceTraits>, found: &mut Findings) -> u64 {
+    let most = service.map_or(BLOB_SIZE_MAX, |service| service.blob_max());
     let range = BLOB_SIZE_MIN..=most;
     bounded(&raw.blob_max_size, "blob_max_size", range, bytes, found).unwrap_or(most)
 }
@@ -212,15 +256,14 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     /// `None` when too little is known, and for `memory`, where each backend is one of its own.
     fn of(raw: &'a RawBackend) -> Option<Place<'a>> {
-        let Known::Compiled(service) = services::find(&raw.service.as_ref()?.value) else {
-            return None;
-        };
+        let service = service(&raw.service.as_ref()?.value)?;
         let name = raw.name.as_ref()?;
         if service.scheme == "memory" {
             return None;
         }
         let mut whose = vec![("service", service.scheme.to_owned())];
-        for option in service.place {
+        let tokens = if service.secret.contains(&TOKEN) { TOKEN_PLACE } else { &[] };
+        for option in service.place.iter().filter(|name| **name != "root").chain(tokens) {
             let given = raw.options.get(*option);
             let given = given.map_or("", |spot| spot.value.trim_end_matches('/'));
             whose.push((option, given.to_ascii_lowercase()));
@@ -249,4 +292,35 @@ fn real(path: &Path) -> PathBuf {
         }
     }
     path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_of_a_feature_is_named_with_it() {
+        let of_features: Vec<&str> = FEATURES.iter().flat_map(|(_, of)| *of).copied().collect();
+        for scheme in services() {
+            let is_plain = ["fs", "memory", "s3"].contains(&scheme);
+            assert!(is_plain != of_features.contains(&scheme), "{scheme}");
+        }
+    }
+
+    #[test]
+    fn a_service_says_what_it_misses() {
+        let missing = |scheme: &str, has: &[&str]| {
+            missing(&service(scheme).unwrap(), |name| has.contains(&name))
+        };
+        for scheme in services() {
+            let service = service(scheme).unwrap();
+            assert!(super::missing(&service, |_| true).is_empty(), "{scheme}");
+        }
+        assert_eq!(missing("s3", &["root", "region"]), ["`bucket`"]);
+        assert!(missing("memory", &[]).is_empty());
+        if cfg!(feature = "cloud") {
+            let either = ["`access_token`, or `refresh_token` and `client_id`"];
+            assert_eq!(missing("gdrive", &["refresh_token"]), either);
+        }
+    }
 }

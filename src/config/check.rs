@@ -26,10 +26,9 @@ use super::raw::RawServer;
 use super::raw::RawTimeouts;
 use super::reader::Spot;
 use super::schema::nearest;
-use super::services;
-use super::services::Known;
 use crate::backend::BackendSettings;
 use crate::backend::Timeouts;
+use crate::backend::service;
 use crate::base::ByteSize;
 use crate::base::limits::BLOB_SIZE_MAX;
 use crate::base::limits::BLOB_SIZE_MIN;
@@ -112,10 +111,7 @@ impl Raw {
 }
 
 fn is_durable(backend: &BackendSettings) -> bool {
-    match services::find(&backend.service) {
-        Known::Compiled(service) => service.is_durable,
-        Known::NotCompiled(_) | Known::Unknown => true,
-    }
+    service(&backend.service).is_none_or(|service| service.durable)
 }
 
 fn data_dir(raw: &Option<Spot<String>>, found: &mut Findings) -> PathBuf {

@@ -26,7 +26,6 @@ mod placement;
 mod raw;
 mod reader;
 mod schema;
-mod services;
 mod show;
 pub mod watch;
 
@@ -46,7 +45,7 @@ pub use self::finding::Finding;
 use self::raw::Raw;
 use self::reader::Reader;
 pub use self::show::show;
-use crate::backend::BackendSettings;
+pub use crate::backend::BackendSettings;
 use crate::engine::EngineSettings;
 use crate::model::AccessKey;
 use crate::model::Names;

@@ -78,7 +78,7 @@ fn what_is_written_is_what_is_meant() {
         [[backend]]\nname = \"a\"\nservice = \"fs\"\noptions = { root = \"/nowhere/a\" }\n\
         quota = \"5 GB\"\nkeep_free = \"1 GiB\"\nlabels = { site = \"home\" }\n\
         [[backend]]\nname = \"b\"\nservice = \"s3\"\nnames = \"readable\"\n\
-        options = { bucket = \"x\", enable_virtual_host_style = true, batch_max_operations = 7 }\n\
+        options = { bucket = \"x\", region = \"r\", enable_virtual_host_style = true, assume_role_duration_seconds = 7 }\n\
         labels = { site = \"away\" }\n\
         [[bucket]]\nname = \"photos\"\nmin_replicas = 2\nrequire_distinct = [\"site\"]\n\
         max_uploads = 3\nquota = \"1 TB\"\n\
@@ -102,7 +102,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(a.labels["site"], "home");
     assert_eq!(b.names, Names::Readable);
     assert_eq!(b.options["enable_virtual_host_style"], "true");
-    assert_eq!(b.options["batch_max_operations"], "7");
+    assert_eq!(b.options["assume_role_duration_seconds"], "7");
     let photos = &config.buckets[0];
     assert_eq!((photos.placement.replicas, photos.placement.min_replicas), (2, 2));
     assert_eq!(photos.placement.routing, Routing::Spread);
@@ -190,7 +190,8 @@ fn values_of_the_wrong_kind_are_told() {
     check(&defaults("require_distinct = \"site\""), "a list of strings", "");
     check(&defaults("require_distinct = [1]"), "must be a string", "");
     check(&of(&[&backend("b", "labels = 1")]), "must be a table", "");
-    let listed = "[[backend]]\nname=\"b\"\nservice=\"s3\"\noptions={bucket=\"b\", a=[]}";
+    let listed =
+        "[[backend]]\nname=\"b\"\nservice=\"s3\"\noptions={bucket=\"b\", region=\"r\", a=[]}";
     check(&of(&[listed]), "`a` is a list, it must be a string", "");
 }
 
@@ -279,7 +280,10 @@ fn backends_are_checked_alone() {
     check(&one("fs", "root = \"a\""), "absolute", "");
     check(&one("fs", "root = \"/a/../b\""), "`..`", "");
     check(&one("s3", "region = \"x\""), "needs the option `bucket`", "");
-    let keep_free = format!("{}\nkeep_free = \"1 GB\"", one("s3", "bucket = \"x\""));
+    let mistyped = one("s3", "bucket = \"x\", region = \"x\", endpiont = \"x\"");
+    check(&mistyped, "no option `endpiont`", "did you mean `endpoint`?");
+    let keep_free =
+        format!("{}\nkeep_free = \"1 GB\"", one("s3", "bucket = \"x\", region = \"x\""));
     check(&keep_free, "local directories", "quota");
     check(&of(&[&backend("b", "account = \"a\"")]), "not in this version yet", "");
     check(&of(&[&backend("b", "[backend.limits]\negress_month = \"1 GB\"")]), "not in this", "");
@@ -312,7 +316,9 @@ fn no_two_backends_are_in_one_place() {
     check(&of(&[&fs("a", "/")]), "the data directory", "");
     good(&of(&[&fs("a", "/d/blobs")]));
     let s3 = |name: &str, options: &str| {
-        format!("[[backend]]\nname=\"{name}\"\nservice=\"s3\"\noptions={{{options}}}\n")
+        format!(
+            "[[backend]]\nname=\"{name}\"\nservice=\"s3\"\noptions={{region=\"r\", {options}}}\n"
+        )
     };
     let two = |one: &str, two: &str| of(&[&s3("a", one), &s3("b", two)]);
     let end = "endpoint=\"https://h\"";
@@ -457,7 +463,7 @@ fn secrets_come_from_variables_and_files_and_are_never_shown() {
     fs::write(dir.path().join("key.secret"), "from-a-$file\n").unwrap();
     fs::write(dir.path().join("s3.secret"), "s3-$secret\n").unwrap();
     let text = "data_dir = \"/d\" # ${COMMENT} $x\n[[backend]]\nname = \"b\"\nservice = \"s3\"\n\
-        options = { bucket = \"${BUCKET}\", secret_access_key_file = \"s3.secret\", \
+        options = { bucket = \"${BUCKET}\", region = \"r\", secret_access_key_file = \"s3.secret\", \
         access_key_id = \"a$$b\" }\nquota = \"${QUOTA}\"\n\
         [[key]]\nid = \"LK00000000000000\"\nsecret_file = \"key.secret\"\n\
         grants = [{ bucket = \"*\", preset = \"admin\" }]\n";
@@ -499,7 +505,7 @@ fn a_secret_is_given_in_one_way() {
     check(&key("secret_file = \"gone\""), "cannot be read", "readable");
     check(&key("id_file = \"f\"\nsecret = \"12345678\""), "unknown key `id_file`", "");
     let s3 = "[[backend]]\nname=\"b\"\nservice=\"s3\"\n\
-        options={bucket=\"x\", secret_access_key=\"a\", secret_access_key_file=\"b\"}";
+        options={bucket=\"x\", region=\"r\", secret_access_key=\"a\", secret_access_key_file=\"b\"}";
     check(&of(&[s3]), "both given", "");
 }
 

@@ -45,6 +45,8 @@ pub enum EngineError {
     NoSuchKey,
     #[error("there is no such upload")]
     NoSuchUpload,
+    #[error("there is no such access key")]
+    NoSuchAccessKey,
     #[error("a condition did not hold")]
     ConditionFailed,
     /// The key may only create, and there is an object.
@@ -98,6 +100,7 @@ impl From<StoreError> for EngineError {
             StoreError::BucketExists => EngineError::BucketExists,
             StoreError::BucketNotEmpty => EngineError::BucketNotEmpty,
             StoreError::Declared => EngineError::Declared,
+            StoreError::NoSuchAccessKey => EngineError::NoSuchAccessKey,
             StoreError::NoSuchKey => EngineError::NoSuchKey,
             StoreError::NoSuchUpload => EngineError::NoSuchUpload,
             StoreError::ConditionFailed => EngineError::ConditionFailed,
@@ -109,7 +112,6 @@ impl From<StoreError> for EngineError {
             StoreError::TooFewReplicas(_) => EngineError::Unavailable(None),
             err @ (StoreError::Changed
             | StoreError::OtherPlacement
-            | StoreError::NoSuchAccessKey
             | StoreError::BackendInUse(_)
             | StoreError::Superseded
             | StoreError::Unavailable(_)

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+mod backends;
 mod buckets;
 mod cleanup;
 mod copy_blob;
@@ -22,6 +23,7 @@ mod copy_object;
 mod error;
 mod get_object;
 mod hash;
+mod keys;
 mod multipart;
 mod objects;
 mod put_object;
@@ -31,6 +33,7 @@ mod tee;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod verify;
 mod write;
 
 use crate::backend::Fleet;
@@ -39,12 +42,16 @@ use crate::base::Clock;
 use crate::store::Store;
 
 pub use crate::store::{
-    CompletedUpload, Head, ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta,
-    PartInfo, Upload, UploadPage, UploadQuery,
+    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Head, ListAfter, ListItem, ListPage,
+    ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
 };
+pub use backends::BackendState;
+pub use buckets::{CreatedBucket, WishRefused};
 pub use cleanup::CleanupOutcome;
 pub use error::{BodyError, EngineError};
+pub use keys::{KeyChange, new_credentials};
 pub use request::*;
+pub use verify::{Verified, VerifyOptions, VerifyProgress};
 
 /// Everything that the verbs work with. One for the life of the process.
 pub struct Engine {

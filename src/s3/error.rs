@@ -62,7 +62,6 @@ pub(crate) enum Refusal {
     NoSuchVersion,
     NoSuchUpload,
     InvalidBucketName(String),
-    BucketAlreadyOwnedByYou,
     IllegalLocation(String),
     /// A setting that is not there is read.
     NoSetting(Setting),
@@ -126,11 +125,6 @@ fn refused(refusal: Refusal) -> Answer {
         Refusal::InvalidBucketName(why) => {
             answer("InvalidBucketName", 400, format!("The specified bucket is not valid: {why}"))
         }
-        Refusal::BucketAlreadyOwnedByYou => answer(
-            "BucketAlreadyOwnedByYou",
-            409,
-            "Your previous request to create the named bucket succeeded and you already own it.",
-        ),
         Refusal::IllegalLocation(location) => answer(
             "IllegalLocationConstraintException",
             400,
@@ -231,6 +225,7 @@ fn answer_to(err: &EngineError) -> Answer {
         }
         EngineError::NoSuchKey => answer("NoSuchKey", 404, "The specified key does not exist."),
         EngineError::NoSuchUpload => no_such_upload(),
+        EngineError::NoSuchAccessKey => answer("InvalidAccessKeyId", 403, "There is no such key."),
         EngineError::ConditionFailed | EngineError::SourceConditionFailed => answer(
             "PreconditionFailed",
             412,

@@ -105,6 +105,8 @@ impl Store {
             }
             tx.run("DELETE FROM buckets WHERE id = ?1", [id.0])?;
             tx.marks.buckets = true;
+            // What its maker was given for it goes along.
+            tx.marks.keys = true;
             Ok(())
         })
         .await

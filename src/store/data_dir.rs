@@ -17,7 +17,7 @@ use super::connection::held;
 use super::error::StoreError;
 use crate::base::FileLock;
 
-const LOCK: &str = "larder.lock";
+pub(super) const LOCK: &str = "larder.lock";
 const DATABASE: &str = "meta.db";
 const HOST_KEY: &str = "host.key";
 pub(super) const HOST_KEY_LEN: usize = 32;

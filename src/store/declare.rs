@@ -130,7 +130,11 @@ fn keys_declare_in_tx(
     declared: &[AccessKey],
     sealed: &[Vec<u8>],
 ) -> Result<(), StoreError> {
-    sql.run("DELETE FROM keys WHERE declared = 1", [])?;
+    let before: Vec<String> =
+        sql.all("SELECT id FROM keys WHERE declared = 1", [], |row| row.get(0))?;
+    for gone in before.iter().filter(|id| declared.iter().all(|key| key.id != **id)) {
+        sql.run("DELETE FROM keys WHERE id = ?1", [gone])?;
+    }
     for (key, sealed) in declared.iter().zip(sealed) {
         let key = AccessKey { declared: true, ..key.clone() };
         key_put_in_tx(sql, &key, sealed)?;

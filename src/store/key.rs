@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-fn key_declared_in_tx(sql: Sql<'_>, id: &str) -> Result<Option<bool>, StoreError> {
+pub(super) fn key_declared_in_tx(sql: Sql<'_>, id: &str) -> Result<Option<bool>, StoreError> {
     sql.one("SELECT declared FROM keys WHERE id = ?1", [id], |row| row.get(0))
 }
 
@@ -77,20 +77,64 @@ pub(super) fn key_put_in_tx(
              create_buckets = excluded.create_buckets, declared = excluded.declared",
         (&key.id, sealed, key.grants.create_buckets, key.declared),
     )?;
+    let mut made = grants_made_in_tx(sql, &key.id)?;
     sql.run("DELETE FROM grants WHERE key = ?1", [&key.id])?;
     for (ordinal, grant) in key.grants.list.iter().enumerate() {
-        sql.run(
-            "INSERT INTO grants (key, ordinal, bucket, prefix, actions)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            (
-                &key.id,
-                ordinal,
-                grant.bucket.as_ref().map(BucketName::as_str),
-                &grant.prefix,
-                grant.actions.bits(),
-            ),
-        )?;
+        let at = made.iter().position(|(own, _)| own == grant && !key.declared);
+        let made_by = at.map(|at| made.swap_remove(at).1);
+        grant_insert_in_tx(sql, &key.id, ordinal, grant, made_by)?;
     }
+    // The configuration does not know what a key was given for the buckets that it made.
+    if key.declared {
+        for (i, (grant, bucket)) in made.iter().enumerate() {
+            let ordinal = key.grants.list.len() + i;
+            grant_insert_in_tx(sql, &key.id, ordinal, grant, Some(*bucket))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a key was given for having made buckets, each with the bucket's id.
+fn grants_made_in_tx(sql: Sql<'_>, key: &str) -> Result<Vec<(Grant, u64)>, StoreError> {
+    let rows: Vec<(u64, u64)> = sql.all(
+        "SELECT ordinal, made FROM grants WHERE key = ?1 AND made IS NOT NULL ORDER BY ordinal",
+        [key],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ordinals: Vec<u64> =
+        sql.all("SELECT ordinal FROM grants WHERE key = ?1 ORDER BY ordinal", [key], |row| {
+            row.get(0)
+        })?;
+    let all = ordinals.into_iter().zip(grants_in_tx(sql, key)?);
+    let made = |(ordinal, grant)| {
+        let (_, bucket) = rows.iter().find(|(at, _)| *at == ordinal)?;
+        Some((grant, *bucket))
+    };
+    Ok(all.filter_map(made).collect())
+}
+
+pub(super) fn grant_insert_in_tx(
+    sql: Sql<'_>,
+    key: &str,
+    ordinal: usize,
+    grant: &Grant,
+    made: Option<u64>,
+) -> Result<(), StoreError> {
+    sql.run(
+        "INSERT INTO grants (key, ordinal, bucket, prefix, actions, made)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        (
+            key,
+            ordinal,
+            grant.bucket.as_ref().map(BucketName::as_str),
+            &grant.prefix,
+            grant.actions.bits(),
+            made,
+        ),
+    )?;
     Ok(())
 }
 

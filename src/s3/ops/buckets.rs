@@ -39,16 +39,10 @@ pub(super) async fn create(
     }
     let name = BucketName::new(&input.bucket)
         .map_err(|why| Refusal::InvalidBucketName(why.to_string()))?;
-    match larder.engine.create_bucket(name.clone()).await {
-        Ok(_) => {
-            let location = Some(format!("/{name}"));
-            Ok(S3Response::new(CreateBucketOutput { location }))
-        }
-        Err(EngineError::BucketExists) if call.granted.key.grants.see(&name) => {
-            Err(Refusal::BucketAlreadyOwnedByYou.into())
-        }
-        Err(err) => Err(error::engine(err)),
-    }
+    // One's own bucket is there as it was asked for, whether it is new or not.
+    let creator = Some(call.granted.key.id.as_str());
+    larder.engine.create_bucket(name.clone(), creator).await.map_err(error::engine)?;
+    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
 }
 
 fn check_configuration(wish: &CreateBucketConfiguration, region: &str) -> Result<(), Refusal> {

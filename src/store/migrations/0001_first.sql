@@ -179,14 +179,18 @@ CREATE TABLE keys (
     declared INTEGER NOT NULL CHECK (declared IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 
+-- `made` is set on what a key was given for having made a bucket: it goes with the bucket, and
+-- the configuration, which does not know of it, leaves it alone.
 CREATE TABLE grants (
     key TEXT NOT NULL REFERENCES keys (id) ON DELETE CASCADE,
     ordinal INTEGER NOT NULL,
     bucket TEXT,
     prefix TEXT NOT NULL,
     actions INTEGER NOT NULL,
+    made INTEGER REFERENCES buckets (id) ON DELETE CASCADE,
     PRIMARY KEY (key, ordinal)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX grants_made ON grants (made) WHERE made IS NOT NULL;
 
 -- Where background work stopped, and when it goes on.
 CREATE TABLE jobs (

@@ -1,0 +1,38 @@
+//! The fleet, as the ledger and the backends themselves tell of it.
+
+use super::Engine;
+use super::EngineError;
+use crate::store::BackendRow;
+
+/// One backend now.
+#[derive(Clone, Debug)]
+pub struct BackendState {
+    pub row: BackendRow,
+    /// OpenDAL's scheme; `None` when the fleet does not have it.
+    pub service: Option<String>,
+    /// Its marker is seen.
+    pub is_present: bool,
+    /// Bytes that still fit, by quota and by file system; `None` when neither bounds them.
+    pub free: Option<u64>,
+}
+
+impl Engine {
+    /// Every backend that the store knows, with what is known of it now.
+    pub async fn backends(&self) -> Result<Vec<BackendState>, EngineError> {
+        let rows = self.store.backends().await?;
+        let fleet = self.fleet.load_full();
+        let state = |row: BackendRow| {
+            let backend = fleet.get(row.id);
+            let held = row.used.saturating_add(row.reserved).saturating_add(row.orphan);
+            let by_quota = row.quota.map(|quota| quota.saturating_sub(held));
+            let by_room = backend.and_then(|backend| backend.room());
+            BackendState {
+                service: backend.map(|backend| backend.settings().service.clone()),
+                is_present: backend.is_some_and(|backend| backend.is_present()),
+                free: by_quota.into_iter().chain(by_room).min(),
+                row,
+            }
+        };
+        Ok(rows.into_iter().map(state).collect())
+    }
+}
