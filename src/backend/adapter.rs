@@ -1,6 +1,6 @@
 //! OpenDAL, and its traps.
 //!
-//! This and the local service are the only modules that know OpenDAL. Nothing here knows of
+//! This, `quirks` and the local service are the only modules that know OpenDAL. Nothing here knows of
 //! markers or presence; answers are [`Failure`]s.
 //!
 //! # Traps that are handled here
@@ -11,6 +11,7 @@
 //!   upload gone). The path is nobody else's, so a stat of the right length settles it.
 //! - Services that take an object in one shot refuse a second write: the pieces are kept and
 //!   written at the end.
+//! - A slash at the end of an endpoint would be doubled in every address.
 //! - A read may end early without an error: every read has a range and its length is counted.
 //! - Timeouts lie inside the retries; the other way round a retry would be dropped halfway.
 
@@ -41,6 +42,8 @@ use super::Listed;
 use super::Timeouts;
 use super::error::{Aim, Failure, Fault};
 use super::marker::MARKER_DIR;
+use super::quirks;
+use super::quirks::Quirks;
 
 /// Bytes of one part of a multi-part upload, which is kept until it is sent. S3 wants 5 MiB.
 const PART: usize = 8 << 20;
@@ -70,6 +73,7 @@ pub(crate) struct Adapter {
     part: Option<usize>,
     /// A lost answer to a write is looked for with a stat.
     confirms: bool,
+    quirks: Quirks,
 }
 
 /// An object that is being written.
@@ -90,7 +94,7 @@ pub(crate) fn schemes() -> HashSet<String> {
 /// it share connections.
 static CLIENTS: LazyLock<Mutex<Vec<(Duration, reqwest::Client)>>> = LazyLock::new(Mutex::default);
 
-fn client(connect: Duration) -> Result<reqwest::Client, Failure> {
+pub(crate) fn client(connect: Duration) -> Result<reqwest::Client, Failure> {
     static CRYPTO: Once = Once::new();
     // An error says that somebody installed one before, which is as good.
     CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
@@ -113,20 +117,32 @@ fn client(connect: Duration) -> Result<reqwest::Client, Failure> {
 impl Adapter {
     /// The service that `settings` name, with timeouts and retries. Nothing is asked of it yet.
     pub(crate) fn remote(settings: &BackendSettings) -> Result<Adapter, Failure> {
+        let transport = ReqwestTransport::new(client(settings.timeouts.connect)?);
+        // Some services ask for credentials outside of an operator's own context.
+        HttpTransporter::install_default(transport.clone());
+        Adapter::through(settings, HttpTransporter::new(transport))
+    }
+
+    /// The same, with all its requests through `transport`.
+    pub(crate) fn through(
+        settings: &BackendSettings,
+        transport: HttpTransporter,
+    ) -> Result<Adapter, Failure> {
         let Some(traits) = super::services::service(&settings.service) else {
             let known = super::services::services().join(", ");
             let why = format!("`{}` is no service of this binary: {known}", settings.service);
             return Err(Failure::because(Fault::Refused, why));
         };
-        let transport = ReqwestTransport::new(client(settings.timeouts.connect)?);
-        // Some services ask for credentials outside of an operator's own context.
-        HttpTransporter::install_default(transport.clone());
-        let options = settings.options.clone();
+        let mut options = settings.options.clone();
+        if let Some(endpoint) = options.get_mut("endpoint") {
+            endpoint.truncate(endpoint.trim_end_matches('/').len());
+        }
         let op = Operator::via_iter(traits.scheme, options)
             .map_err(|err| Failure::because(Fault::Refused, err))?;
-        let context =
-            OperationContext::default().with_http_transport(HttpTransporter::new(transport));
-        Ok(Adapter::layered(op.with_context(context), &settings.timeouts, traits.one_shot))
+        let context = OperationContext::default().with_http_transport(transport);
+        let op = op.with_context(context);
+        let adapter = Adapter::layered(op, &settings.timeouts, traits.one_shot);
+        Ok(Adapter { quirks: Quirks::of(traits.scheme), ..adapter })
     }
 
     /// Any operator, with timeouts and retries.
@@ -141,12 +157,13 @@ impl Adapter {
             .with_jitter();
         let op = op.layer(timeout).layer(retry).layer(ConcurrentLimitLayer::new(CALLS_MAX));
         let one_shot = one_shot || !op.info().capability().write_can_multi;
-        Adapter { op, one_shot, part: Some(PART), confirms: true }
+        Adapter { op, one_shot, part: Some(PART), confirms: true, quirks: Quirks::default() }
     }
 
     /// The local service: it has its own limits, and knows what became of a write.
     pub(crate) fn local(op: Operator) -> Adapter {
-        Adapter { op, one_shot: false, part: None, confirms: false }
+        let quirks = Quirks::default();
+        Adapter { op, one_shot: false, part: None, confirms: false, quirks }
     }
 
     /// Bytes that an open stream of `size` bytes keeps in memory.
@@ -249,7 +266,11 @@ impl Adapter {
     }
 
     pub(crate) async fn stat(&self, path: &str) -> Result<u64, Failure> {
-        match self.op.stat(path).await {
+        let looked = match self.quirks.stats_by_prefix {
+            true => quirks::stat_exactly(&self.op, path).await,
+            false => self.op.stat(path).await,
+        };
+        match looked {
             Ok(metadata) if metadata.is_dir() => Err(Failure::new(Fault::Missing)),
             Ok(metadata) => Ok(metadata.content_length()),
             Err(err) => Err(Failure::opendal(err, Aim::Look)),
@@ -272,6 +293,9 @@ impl Adapter {
         prefix: &str,
         recursive: bool,
     ) -> Result<BoxStream<'static, Result<Listed, Failure>>, Failure> {
+        if self.quirks.lists_names {
+            return Ok(quirks::walk(self.op.clone(), prefix, recursive));
+        }
         let options = opendal::options::ListOptions { recursive, ..Default::default() };
         let lister = match self.op.lister_options(prefix, options).await {
             Ok(lister) => lister,

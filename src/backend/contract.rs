@@ -1,5 +1,14 @@
 //! The contract of a backend, as one suite over every kind of place.
 
+#[cfg(feature = "cloud")]
+mod clouds;
+#[cfg(feature = "cloud")]
+mod servers;
+#[cfg(feature = "cloud")]
+mod standin;
+#[cfg(feature = "cloud")]
+mod standins;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;

@@ -131,6 +131,9 @@ fn classify_opendal(err: &opendal::Error, aim: Aim) -> Fault {
     match err.kind() {
         Kind::NotFound => Fault::Missing,
         Kind::RangeNotSatisfied => Fault::Damaged,
+        // Some say with the same status that there is no room, or that it is too much at once.
+        Kind::PermissionDenied if says_full(err.message()) => Fault::Full,
+        Kind::PermissionDenied if says_later(err.message()) => Fault::Passing,
         Kind::PermissionDenied | Kind::ConfigInvalid | Kind::Unsupported => Fault::Refused,
         Kind::IsADirectory | Kind::NotADirectory if aim == Aim::Look => Fault::Missing,
         Kind::IsADirectory | Kind::NotADirectory => Fault::Refused,
@@ -207,11 +210,19 @@ fn says_full(text: &str) -> bool {
         "quotaLimitReached",
         "QuotaExceeded",
         "storage_cap_exceeded",
+        "\"cap_exceeded\"",
+        "storage quota has been exceeded",
         "XMinioStorageFull",
         "StorageFull",
         "No space left on device",
     ];
     WORDS.iter().any(|word| text.contains(word))
+}
+
+/// The words of services that refuse what comes too fast.
+fn says_later(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["rate limit exceeded", "ratelimitexceeded"].iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! promises is tested by one suite over every kind of place (`contract`).
 //!
 //! From the bottom up: `local` is our own OpenDAL service for directories, `adapter` knows OpenDAL
-//! and its traps, `place` is the one set of calls over both, `faulty` breaks them in tests, and
+//! and its traps, `quirks` those of single services, `place` is the one set of calls over both, `faulty` breaks them in tests, and
 //! `handle` is the backend itself, which believes a place only as far as its marker is seen.
 //! `open` adds and opens backends, `probe` tries them for real.
 //!
@@ -32,6 +32,7 @@ mod memory;
 mod open;
 mod place;
 mod probe;
+mod quirks;
 mod services;
 mod writer;
 

@@ -40,7 +40,7 @@ const ABOVE_MAX: usize = 16;
 /// Bytes that temporary names and the slash after a root take of a file system's path.
 const ROOT_SPARE: usize = 64;
 /// A readable name is longer than this, so nothing but the opaque form fits.
-const OPAQUE_ONLY: usize = 16;
+pub(crate) const OPAQUE_ONLY: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {

@@ -93,6 +93,7 @@ pub(super) async fn run(settings: &BackendSettings) -> ProbeReport {
     let Some(place) = report.step("open", opened) else { return report };
     let dir = format!("{MARKER_DIR}/{name}");
     if contract(&place, &dir, &mut report).await {
+        report.warnings.extend(leftovers(&settings.service).map(str::to_owned));
         names(settings, &place, &dir, &mut report).await;
     }
     open::end_attempt(place).await;
@@ -124,7 +125,7 @@ fn root_is_there(settings: &BackendSettings, report: &mut ProbeReport) -> bool {
 }
 
 /// The steps without which a place is no backend.
-async fn contract(place: &Place, dir: &str, report: &mut ProbeReport) -> bool {
+pub(super) async fn contract(place: &Place, dir: &str, report: &mut ProbeReport) -> bool {
     let path = format!("{dir}/plain");
     if report.step("write", place.write_whole(&path, Bytes::from_static(BYTES)).await).is_none() {
         return false;
@@ -155,6 +156,26 @@ async fn contract(place: &Place, dir: &str, report: &mut ProbeReport) -> bool {
     report.failure().is_none()
 }
 
+/// What a service keeps that Larder cannot see, and what to do about it.
+fn leftovers(service: &str) -> Option<&'static str> {
+    match service {
+        "s3" | "gcs" | "cos" | "obs" | "oss" => Some(
+            "an upload that a crash breaks off leaves parts, which take room and money and are in \
+             no listing: let a lifecycle rule of the bucket abort incomplete multi-part uploads \
+             after some days",
+        ),
+        "b2" => Some(
+            "a deletion only hides a file, and a large file that a crash breaks off stays \
+             unfinished: set the bucket's lifecycle to keep the last version only and to cancel \
+             unfinished large files after some days",
+        ),
+        "gdrive" | "onedrive" => {
+            Some("what Larder deletes goes to the bin, and takes room until that is emptied")
+        }
+        _ => None,
+    }
+}
+
 async fn read_part(place: &Place, path: &str) -> Result<(), Failure> {
     let mut pieces = place.read(path, PART).await?;
     let mut bytes = Vec::new();
@@ -179,7 +200,12 @@ async fn listed(place: &Place, dir: &str, name: &str) -> Result<(), Failure> {
 }
 
 /// What the place does with names. Nothing here makes it unfit: opaque names go everywhere.
-async fn names(settings: &BackendSettings, place: &Place, dir: &str, report: &mut ProbeReport) {
+pub(super) async fn names(
+    settings: &BackendSettings,
+    place: &Place,
+    dir: &str,
+    report: &mut ProbeReport,
+) {
     let Some(traits) = service(&settings.service) else { return };
     let mut limits = open::limits_at(settings, &traits);
     let room = limits.total_max.saturating_sub(dir.len() + 1);

@@ -4,6 +4,7 @@
 //! so that a mistyped one is found when the configuration is read and not when the first write
 //! goes somewhere else. Services that only a cargo feature compiles in take any option.
 
+use super::open::OPAQUE_ONLY;
 use crate::base::limits::BLOB_SIZE_MAX;
 use crate::base::limits::ONE_SHOT_BLOB_MAX;
 use crate::model::path::PathLimits;
@@ -150,7 +151,9 @@ const SERVICES: &[ServiceTraits] = &[
         secret: &["application_key"],
         place: &["bucket", "bucket_id", "root"],
         other: Some(&[]),
-        paths: limits(250, 1024),
+        // Opaque names only: OpenDAL escapes the name of a large file where B2 takes it as it is,
+        // and would not find again a name with other characters than plain ones.
+        paths: limits(OPAQUE_ONLY, 1024),
         ..PLAIN
     },
     ServiceTraits {

@@ -12,7 +12,6 @@ use s3s::S3ErrorCode;
 use s3s::S3Result;
 use s3s::access::S3Access;
 use s3s::access::S3AccessContext;
-use s3s::dto::CopySource;
 use s3s::path::S3Path;
 use s3s::s3_error;
 
@@ -22,6 +21,7 @@ use crate::model::BucketName;
 use crate::model::Grant;
 use crate::model::ObjectKey;
 use crate::s3::auth::Keys;
+use crate::s3::convert::source;
 use crate::s3::guard::query::Query;
 use crate::s3::post::PostForm;
 
@@ -268,19 +268,10 @@ fn not_implemented() -> S3Error {
 }
 
 fn reads_source(key: &AccessKey, source: Option<&str>) -> S3Result<bool> {
-    let wrong = || {
-        s3_error!(
-            InvalidArgument,
-            "Copy Source must mention the source bucket and key: sourcebucket/sourcekey"
-        )
-    };
-    let source = source.ok_or_else(wrong)?;
-    let Ok(CopySource::Bucket { bucket, key: object, .. }) = CopySource::parse(source) else {
-        return Err(wrong());
-    };
-    let bucket = BucketName::new(&bucket).map_err(|_| wrong())?;
-    let object = ObjectKey::new(object).map_err(|_| wrong())?;
-    Ok(key.grants.allow_key(&bucket, &object, Action::Read))
+    let source = source::parse(source.unwrap_or_default())?;
+    let bucket =
+        BucketName::new(&source.bucket).map_err(|err| s3_error!(InvalidBucketName, "{err}"))?;
+    Ok(key.grants.allow_key(&bucket, &source.key, Action::Read))
 }
 
 /// Says neither which bucket nor whether it exists.

@@ -14,6 +14,7 @@ use s3s::S3Error;
 use s3s::S3ErrorCode;
 
 use crate::base::chain;
+use crate::base::limits::TAGS_MAX;
 use crate::engine::BodyError;
 use crate::engine::EngineError;
 use crate::s3::convert::dates;
@@ -56,6 +57,7 @@ pub(crate) enum Refusal {
     /// Content-MD5 is no MD5.
     InvalidDigest,
     InvalidTag(Cow<'static, str>),
+    TooManyTags,
     InvalidStorageClass,
     MetadataTooLarge,
     KeyTooLong,
@@ -107,6 +109,9 @@ fn refused(refusal: Refusal) -> Answer {
         }
         Refusal::InvalidDigest => {
             answer("InvalidDigest", 400, "The Content-MD5 you specified is not valid.")
+        }
+        Refusal::TooManyTags => {
+            answer("BadRequest", 400, format!("Object tags cannot be greater than {TAGS_MAX}"))
         }
         Refusal::InvalidTag(why) => answer("InvalidTag", 400, why),
         Refusal::InvalidStorageClass => {

@@ -5,6 +5,9 @@
 //! A configured domain adds virtual-host style and takes nothing away: the server still answers
 //! by its address, as `localhost`, or under any other name that leads to it.
 
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
 use http::Version;
 use http::header::HOST;
 use http::request::Parts;
@@ -21,8 +24,12 @@ pub(crate) fn of(parts: &Parts) -> Option<String> {
     authority.map(|authority| authority.as_str().to_owned())
 }
 
-/// The bucket before `domain` in `host`, ports and case not regarded.
+/// The bucket before `domain` in `host`, ports and case not regarded. An address has none, as s3s
+/// sees it too.
 pub(crate) fn bucket(domain: Option<&str>, host: &str) -> Option<String> {
+    if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
+        return None;
+    }
     let plain = |host: &str| {
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -69,6 +76,7 @@ mod tests {
         ] {
             assert_eq!(bucket(Some("s3.example.org"), host).as_deref(), expected, "{host}");
         }
+        assert_eq!(bucket(Some("0.0.1"), "127.0.0.1:9000"), None);
         assert_eq!(bucket(None, "photos.s3.example.org"), None);
     }
 }

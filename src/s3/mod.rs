@@ -2,7 +2,7 @@
 //!
 //! A request passes `connection` (limits and patience), `guard` (what s3s must not see), s3s itself
 //! (signature and parsing, with `auth` and `access`), and ends in `ops`, which turns it into a
-//! verb of the engine. `request_id` and `error` shape what goes back.
+//! verb of the engine. `error`, `finish` and `request_id` shape what goes back.
 
 mod access;
 mod auth;
@@ -11,6 +11,7 @@ mod chunked;
 mod connection;
 mod convert;
 mod error;
+mod finish;
 mod guard;
 mod host;
 mod ops;

@@ -33,6 +33,8 @@ use crate::s3::guard::headers;
 use crate::s3::guard::refusal::Refusal;
 use crate::s3::guard::signing::Scope;
 use crate::s3::guard::signing::amz_date;
+use crate::s3::guard::signing::signature_mismatch;
+use crate::s3::guard::signing::unhex;
 use crate::s3::server::S3Settings;
 
 /// Bytes of everything before the file.
@@ -147,6 +149,10 @@ fn parse(form: &[u8], boundary: &str) -> Result<Option<Head>, Refusal> {
         let Some(end) = find(&form[at..], delimiter.as_bytes()) else { return Ok(None) };
         let value = std::str::from_utf8(&form[at..at + end]);
         let value = value.map_err(|_| malformed("a field is no UTF-8"))?.to_owned();
+        // s3s finds a boundary without a line's end before it, and so parts that are none here.
+        if value.contains(&delimiter[2..]) {
+            return Err(malformed("a field has the boundary in it"));
+        }
         at += end + delimiter.len();
         let Some(next) = form.get(at..at + 2) else { return Ok(None) };
         if next != b"\r\n" {
@@ -183,6 +189,10 @@ fn part_head(lines: &[u8]) -> Option<PartHead> {
             head.name = quoted(value, "name")?.to_ascii_lowercase();
             head.filename = quoted(value, "filename");
         }
+    }
+    // It will be a header line of the form that s3s reads.
+    if head.content_type.as_ref().is_some_and(|text| text.chars().any(char::is_control)) {
+        return None;
     }
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     (!head.name.is_empty() && head.name.bytes().all(plain)).then_some(head)
@@ -313,33 +323,12 @@ fn authenticate(
             "The AWS access key ID you provided does not exist in our records.",
         )
     })?;
-    let key = signing_key(&key.secret, &scope);
+    let key = scope.signing_key(&key.secret);
     let given = unhex(signature);
     if given.is_none_or(|given| hmac::verify(&key, policy.as_bytes(), &given).is_err()) {
-        return Err(Refusal::new(
-            http::StatusCode::FORBIDDEN,
-            "SignatureDoesNotMatch",
-            "The request signature we calculated does not match the signature you provided. \
-             Check your key and signing method.",
-        ));
+        return Err(signature_mismatch());
     }
     Ok(())
-}
-
-/// "Amazon S3 API reference: calculating a signature".
-fn signing_key(secret: &str, scope: &Scope<'_>) -> hmac::Key {
-    let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
-    let start = key(format!("AWS4{secret}").as_bytes());
-    [scope.day, scope.region, scope.service, "aws4_request"]
-        .iter()
-        .fold(start, |so_far, part| key(hmac::sign(&so_far, part.as_bytes()).as_ref()))
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 fn check_policy(text: &str, head: &Head, rules: &Rules<'_>) -> Result<(), Refusal> {

@@ -34,6 +34,7 @@ use crate::engine::Engine;
 use crate::s3::access::Access;
 use crate::s3::auth::Auth;
 use crate::s3::auth::Keys;
+use crate::s3::finish::Finish;
 use crate::s3::guard;
 use crate::s3::guard::Admitted;
 use crate::s3::guard::body::BODY_IDLE_MAX;
@@ -51,6 +52,8 @@ use crate::s3::request_id::RequestIds;
 
 /// Forms at a time: s3s holds the file of each in memory.
 const FORMS_MAX: usize = 4;
+/// Forms at a time whose fields are read: nobody has signed for that memory yet.
+pub(crate) const FORM_HEADS_MAX: usize = 128;
 /// Bytes that a form may have besides its file.
 const FORM_OVERHEAD_MAX: u64 = 128 * 1024;
 
@@ -79,6 +82,7 @@ struct Inner {
     clock: Clock,
     ids: RequestIds,
     forms: Semaphore,
+    form_heads: Semaphore,
 }
 
 /// The settings, and the service that was made for them.
@@ -127,6 +131,7 @@ impl S3Service {
                 clock,
                 ids: RequestIds::new(),
                 forms: Semaphore::new(FORMS_MAX),
+                form_heads: Semaphore::new(FORM_HEADS_MAX),
             }),
         }
     }
@@ -182,7 +187,7 @@ impl S3Service {
         let settings = &generation.settings;
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(id.clone());
-        let admitted = guard::admit(&mut parts, settings, &inner.clock)?;
+        let admitted = guard::admit(&mut parts, settings, &inner.clock, &*inner.keys)?;
         match admitted {
             Admitted::Plain => {
                 let body = GuardBody::new(body, None, BODY_IDLE_MAX);
@@ -204,7 +209,9 @@ impl S3Service {
                 let mut body = GuardBody::new(body, None, BODY_IDLE_MAX);
                 let (clock, keys) = (&inner.clock, &*inner.keys);
                 let rules = post::Rules { bucket: &bucket, settings, clock, keys };
+                let head = inner.form_heads.try_acquire().map_err(|_| busy())?;
                 let form = post::admit(&parts.headers, &mut body, rules).await?;
+                drop(head);
                 parts.extensions.insert(form);
                 let _room = inner.forms.try_acquire().map_err(|_| busy())?;
                 generation.call(parts, body).await
@@ -224,14 +231,17 @@ impl Generation {
         B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
     {
         let fault = body.fault();
+        let finish = Finish::of(&parts.method, parts.uri.query());
         let body = match body.is_end_stream() {
             true => s3s::Body::empty(),
             false => s3s::Body::http_body(body),
         };
-        let response = self.s3s.call(Request::from_parts(parts, body)).await.map_err(|err| {
+        let response = self.s3s.call(Request::from_parts(parts, body)).await;
+        let mut response = response.map_err(|err| {
             tracing::error!(?err, "a response could not be made");
             internal_error()
         })?;
+        finish.apply(&mut response);
         match fault.get() {
             Some(&fault) if response.status() == StatusCode::INTERNAL_SERVER_ERROR => {
                 Err(Refusal::of_fault(fault))

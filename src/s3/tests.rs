@@ -38,6 +38,7 @@ use crate::s3::body_error::body_error;
 use crate::s3::connection::Patience;
 use crate::s3::connection::serve_with;
 use crate::s3::request_id::RequestId;
+use crate::s3::server::FORM_HEADS_MAX;
 use crate::s3::server::S3Service;
 use crate::s3::server::S3Settings;
 use crate::s3::signer::Draft;
@@ -397,6 +398,94 @@ async fn wrong_signatures_and_times_are_refused() {
     let answer = bench.send(&without(draft, "x-amz-meta-a"), b"hello").await;
     assert_eq!((answer.status, answer.code().as_str()), (403, "SignatureDoesNotMatch"));
     assert_eq!(bench.object("k"), None);
+}
+
+#[tokio::test]
+async fn odd_headers_pass_only_under_a_signature_that_holds() {
+    let bench = Bench::new().await;
+    bench.signed(bench.draft("PUT", "/bbb/k", "UNSIGNED-PAYLOAD"), b"hello").await;
+    bench.signed(bench.draft("PUT", "/bbb/a!(b)", "UNSIGNED-PAYLOAD"), b"raw").await;
+    let get = |path: &str| bench.draft("GET", path, "UNSIGNED-PAYLOAD");
+    let odd = |draft: Draft| with(draft, "if-modified-since", "yesterday");
+    for path in ["/bbb/k", "/bbb/a!(b)"] {
+        let answer = bench.signed(odd(get(path)), b"").await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    let answer = bench.signed(with_query(odd(get("/bbb/k")), "x-id", "a b+c/d"), b"").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let free = unsigned(odd(get("/bbb/k")), "if-modified-since");
+    assert_eq!(bench.signed(free, b"").await.status, 200);
+    let ranges = with(get("/bbb/k"), "range", "bytes=0-0,2-3");
+    assert_eq!(bench.signed(ranges, b"").await.status, 200);
+    // Blanks are signed as one, and the values of one name together.
+    let mut blanks = with(get("/bbb/k"), "if-none-match", "\"a\", \"b");
+    blanks.headers.push(("if-match".into(), "*".into()));
+    blanks.headers.push(("if-match".into(), "\"c\"".into()));
+    signer().sign_header(&mut blanks);
+    let answer = bench.send(&with(blanks, "if-none-match", "\"a\",   \"b"), b"").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+
+    // Nothing of it helps a signature that does not hold.
+    let forger = Signer { secret: "guess".into(), ..signer() };
+    let stranger = Signer { id: "AKNOBODY".into(), ..signer() };
+    for (signer, code) in [(forger, "SignatureDoesNotMatch"), (stranger, "InvalidAccessKeyId")] {
+        let mut draft = odd(get("/bbb/k"));
+        signer.sign_header(&mut draft);
+        assert_eq!(bench.send(&draft, b"").await.code(), code);
+    }
+    let mut changed = odd(get("/bbb/k"));
+    signer().sign_header(&mut changed);
+    for changed in [
+        with(changed.clone(), "if-modified-since", "tomorrow"),
+        without(changed.clone(), "if-modified-since"),
+        Draft { path: "/bbb/a!(b)".into(), ..changed.clone() },
+        Draft { method: "PUT".into(), ..changed.clone() },
+        with_query(changed.clone(), "x-id", "1"),
+        with(changed.clone(), "x-amz-content-sha256", sha256_hex(b"")),
+    ] {
+        let answer = bench.send(&changed, b"").await;
+        assert_eq!(answer.code(), "SignatureDoesNotMatch", "{}", answer.text());
+    }
+    assert_eq!(bench.object("a!(b)").unwrap(), b"raw");
+
+    // What cannot be signed anew is refused.
+    let put = |payload| with(bench.draft("PUT", "/bbb/k", payload), "expires", "0");
+    let mut chunks = with(put(STREAM_SIGNED), "x-amz-decoded-content-length", "0");
+    signer().sign_header(&mut chunks);
+    assert_eq!(bench.send(&chunks, b"").await.code(), "InvalidArgument");
+    let mut presigned = put("UNSIGNED-PAYLOAD");
+    presigned.headers.retain(|(name, _)| name == "host" || name == "expires");
+    signer().presign(&mut presigned, "60");
+    assert_eq!(bench.send(&presigned, b"").await.code(), "InvalidArgument");
+    assert_eq!(bench.object("k").unwrap(), b"hello");
+    let trailing = with(put(STREAM_UNSIGNED), "x-amz-decoded-content-length", "2");
+    let trailing = with(trailing, "x-amz-trailer", "x-amz-checksum-crc32");
+    let body = b"2\r\nhi\r\n0\r\nx-amz-checksum-crc32:2Tsq3w==\r\n\r\n";
+    assert_eq!(bench.signed(trailing, body).await.status, 200);
+    assert_eq!(bench.object("k").unwrap(), b"hi");
+}
+
+#[tokio::test]
+async fn the_list_of_signed_headers_is_exact() {
+    let bench = Bench::new().await;
+    let mut draft = bench.draft("PUT", "/bbb/k", "UNSIGNED-PAYLOAD");
+    signer().sign_header(&mut draft);
+    for (from, to) in [
+        ("SignedHeaders=", "SignedHeaders=;"),
+        ("SignedHeaders=", "SignedHeaders=accept;"),
+        ("SignedHeaders=host", "SignedHeaders=Host;host"),
+        (", Signature", "; , Signature"),
+    ] {
+        let mut changed = draft.clone();
+        for (name, value) in &mut changed.headers {
+            if name == "authorization" {
+                *value = value.replace(from, to);
+            }
+        }
+        assert_eq!(bench.send(&changed, b"x").await.code(), "SignatureDoesNotMatch", "{to}");
+    }
+    assert_eq!(bench.object("k"), None);
+    assert_eq!(bench.send(&draft, b"x").await.status, 200);
 }
 
 #[tokio::test]
@@ -939,9 +1028,53 @@ async fn a_form_is_nothing_else_in_disguise() {
         let answer = bench.send_raw(&head, b"").await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code));
     }
+    // A value that another reader of forms would take for the next part.
+    let part = "--xx\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nin/b";
+    for value in [part.to_owned(), format!("v\n{part}")] {
+        let wish = Form {
+            signer: signer(),
+            expires: Duration::from_secs(3600),
+            conditions: ",[\"starts-with\",\"$x-amz-meta-a\",\"\"]",
+            extra: &[("key", "in/a"), ("x-amz-meta-a", &value)],
+            file: "meow",
+        };
+        let answer = bench.post(&wish).await;
+        assert_eq!(answer.code(), "MalformedPOSTRequest", "{value:?}: {}", answer.text());
+    }
+    assert!(bench.memory.objects.lock().unwrap().is_empty());
     let draft = bench.draft("POST", "/bbb", "UNSIGNED-PAYLOAD");
     let draft = with(draft, "content-type", "multipart/form-data; boundary=xx");
     assert_eq!(bench.signed(draft, b"").await.code(), "InvalidArgument");
+}
+
+#[tokio::test]
+async fn forms_of_strangers_take_a_bounded_room() {
+    let bench = Bench::new().await;
+    let start = format!(
+        "POST /bbb HTTP/1.1\r\nhost: {}\r\ncontent-type: multipart/form-data; boundary=xx\r\n\
+         content-length: 900\r\n\r\n--xx\r\n",
+        bench.address
+    );
+    let mut waiting = Vec::new();
+    for _ in 0..FORM_HEADS_MAX {
+        let mut stream = TcpStream::connect(bench.address).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    let wish = Form {
+        signer: signer(),
+        expires: Duration::from_secs(3600),
+        conditions: "",
+        extra: &[("key", "in/a")],
+        file: "meow",
+    };
+    let until = async |status: u16| {
+        let found = async { while bench.post(&wish).await.status != status {} };
+        tokio::time::timeout(DEADLINE, found).await.expect("the answer changes in time");
+    };
+    until(503).await;
+    drop(waiting);
+    until(204).await;
 }
 
 #[tokio::test]

@@ -119,6 +119,10 @@ pub(crate) fn promised(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     Ok(promised)
 }
 
+fn is_algorithm(name: &str) -> bool {
+    ChecksumAlgorithm::from_name(name).is_some()
+}
+
 /// The header lines that a presigned URL carries in its query, put where s3s looks for them.
 ///
 /// Some signers move `x-amz-*` headers into the query. A checksum there is that of an empty
@@ -128,7 +132,7 @@ pub(crate) fn unfold(headers: &mut HeaderMap, query: &Query) -> Result<(), Refus
         let lower = name.to_ascii_lowercase();
         if !lower.starts_with("x-amz-")
             || PRESIGNED.contains(&name.as_str())
-            || lower.starts_with(CHECKSUM_PREFIX)
+            || lower.strip_prefix(CHECKSUM_PREFIX).is_some_and(is_algorithm)
             || ["x-amz-security-token", "x-amz-content-sha256", "x-amz-sdk-checksum-algorithm"]
                 .contains(&lower.as_str())
         {
@@ -194,12 +198,14 @@ mod tests {
 
     #[test]
     fn a_query_gives_its_headers_back() {
-        let query = "X-Amz-Date=1&x-amz-meta-a=b&X-Amz-Acl=private&x-amz-checksum-crc32=AAAAAA==";
+        let query = "X-Amz-Date=1&x-amz-meta-a=b&X-Amz-Acl=private&x-amz-checksum-crc32=AAAAAA==\
+                     &x-amz-checksum-mode=ENABLED";
         let query = Query::parse(Some(query)).unwrap();
         let mut headers = HeaderMap::new();
         unfold(&mut headers, &query).unwrap();
-        assert_eq!(headers.len(), 2);
+        assert_eq!(headers.len(), 3);
         assert_eq!(headers["x-amz-meta-a"], "b");
+        assert_eq!(headers["x-amz-checksum-mode"], "ENABLED");
         assert!(unfold(&mut headers, &query).is_err());
     }
 

@@ -3,7 +3,7 @@
 //! It sees a request's head before anything else does and decides without waiting and without
 //! reading a byte of the body, so that a client which waits for `100 Continue` is refused before
 //! it sends one. Signatures are computed and compared by s3s; here it is made sure that they
-//! cover what they must. Bodies then pass through [`body::GuardBody`].
+//! cover what they must. What s3s refuses and S3 does not is put [`aside`]. Bodies then pass through [`body::GuardBody`].
 //!
 //! # Invariants
 //!
@@ -12,6 +12,7 @@
 //! - A request that is let through is signed (a form carries its signature in its fields, which
 //!   `post` checks), its mechanism is SigV4, and every `x-amz-*` header is under the signature.
 
+pub(crate) mod aside;
 pub(crate) mod body;
 pub(crate) mod headers;
 pub(crate) mod query;
@@ -28,6 +29,7 @@ use s3s::path::S3Path;
 
 use crate::base::Clock;
 use crate::base::limits;
+use crate::s3::auth::Keys;
 pub(crate) use crate::s3::body_error::BodyFacts;
 use crate::s3::chunked::Chunks;
 use crate::s3::host;
@@ -65,6 +67,7 @@ pub(crate) fn admit(
     parts: &mut Parts,
     settings: &S3Settings,
     clock: &Clock,
+    keys: &dyn Keys,
 ) -> Result<Admitted, Refusal> {
     if parts.method == Method::OPTIONS {
         return Err(Refusal::new(
@@ -89,6 +92,7 @@ pub(crate) fn admit(
         headers::check(&parts.headers)?;
     }
     let payload = signing::payload(&parts.headers, mechanism)?;
+    aside::put_aside(parts, &query, mechanism, payload, keys);
     let kind = route::kind(&path);
     route::check(&parts.method, kind, &query, &parts.headers)?;
     let (facts, chunks) = body_facts(&parts.headers, payload)?;

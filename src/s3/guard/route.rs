@@ -5,6 +5,7 @@
 //! s3s will see is refused, so that nothing falls into an operation that it did not name.
 
 use http::HeaderMap;
+use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use s3s::path::ParseS3PathError;
@@ -228,6 +229,7 @@ fn check_arguments(
     if kind != Kind::Object {
         return Ok(());
     }
+    check_overrides(query)?;
     let (upload, part) = (query.has("uploadId"), query.has("partNumber"));
     if method == Method::PUT && upload != part {
         return Err(Refusal::invalid_argument(
@@ -243,6 +245,17 @@ fn check_arguments(
     }
     if upload && (query.has("versionId") || (method == Method::GET && part)) {
         return Err(Refusal::invalid_argument("uploadId", "There is no such use of uploadId."));
+    }
+    Ok(())
+}
+
+/// What is to become a header of the answer must be able to; s3s finds out when it is too late.
+fn check_overrides(query: &Query) -> Result<(), Refusal> {
+    let overrides = query.pairs().iter().filter(|(name, _)| name.starts_with("response-"));
+    for (name, value) in overrides {
+        if HeaderValue::from_str(value).is_err() {
+            return Err(Refusal::invalid_argument(name, "This cannot be a header."));
+        }
     }
     Ok(())
 }
@@ -314,8 +327,6 @@ pub(crate) fn subresources() -> &'static [&'static str] {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn verdict(method: &str, kind: Kind, query: &str, source: Option<&str>) -> &'static str {
@@ -366,6 +377,9 @@ mod tests {
             ("GET", Object, "versionId=null&partNumber=1", "ok"),
             ("GET", Object, "uploadId=1&max-parts=5", "ok"),
             ("GET", Object, "policy", "NotImplemented"),
+            ("GET", Object, "response-expires=a%0Db", "InvalidArgument"),
+            ("HEAD", Object, "response-content-type=a%00", "InvalidArgument"),
+            ("HEAD", Object, "response-content-type=a/%C3%A9", "ok"),
             ("GET", Object, "cache=buster", "ok"),
             ("GET", Bucket, "list-type=2&prefix=x", "ok"),
             ("GET", Bucket, "list-type=3", "InvalidArgument"),

@@ -7,6 +7,7 @@
 use http::HeaderMap;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
+use ring::hmac;
 
 use crate::base::Timestamp;
 use crate::base::limits;
@@ -14,9 +15,9 @@ use crate::s3::chunked::Framing;
 use crate::s3::guard::query::Query;
 use crate::s3::guard::refusal::Refusal;
 
-const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+pub(crate) const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
-const CONTENT_SHA256: &str = "x-amz-content-sha256";
+pub(crate) const CONTENT_SHA256: &str = "x-amz-content-sha256";
 /// The parameters that make a presigned URL.
 pub(crate) const PRESIGNED: [&str; 6] = [
     "X-Amz-Algorithm",
@@ -67,6 +68,15 @@ impl<'a> Scope<'a> {
             return None;
         }
         Some(Scope { key, day, region, service })
+    }
+
+    /// "Amazon S3 API reference: calculating a signature".
+    pub(crate) fn signing_key(&self, secret: &str) -> hmac::Key {
+        let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let start = key(format!("AWS4{secret}").as_bytes());
+        [self.day, self.region, self.service, "aws4_request"]
+            .iter()
+            .fold(start, |so_far, part| key(hmac::sign(&so_far, part.as_bytes()).as_ref()))
     }
 
     /// What is wrong with the scope of a request of that `date`, and the region to tell.
@@ -132,22 +142,39 @@ pub(crate) fn check(
     }
 }
 
+/// The header that signs a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Authorization<'a> {
+    pub(crate) credential: &'a str,
+    /// Names with semicolons between.
+    pub(crate) signed: &'a str,
+    pub(crate) signature: &'a str,
+}
+
+impl<'a> Authorization<'a> {
+    pub(crate) fn parse(value: &'a str) -> Result<Authorization<'a>, Refusal> {
+        if value.starts_with("AWS ") {
+            return Err(Refusal::sigv2());
+        }
+        let (algorithm, rest) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
+        if algorithm != ALGORITHM {
+            let message = "Unsupported Authorization Type";
+            return Err(Refusal::invalid_argument("Authorization", message));
+        }
+        let mut parts = rest.split(',').map(str::trim);
+        let mut part = |name: &str| parts.next().and_then(|part| part.strip_prefix(name));
+        let credential = part("Credential=").ok_or_else(|| malformed("missing Credential"))?;
+        let signed = part("SignedHeaders=").ok_or_else(|| malformed("missing SignedHeaders"))?;
+        let signature = part("Signature=").ok_or_else(|| malformed("missing Signature"))?;
+        if parts.next().is_some() {
+            return Err(malformed("too many components"));
+        }
+        Ok(Authorization { credential, signed, signature })
+    }
+}
+
 fn check_header(value: &str, headers: &HeaderMap, expected: Expected<'_>) -> Result<(), Refusal> {
-    if value.starts_with("AWS ") {
-        return Err(Refusal::sigv2());
-    }
-    let (algorithm, rest) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
-    if algorithm != ALGORITHM {
-        return Err(Refusal::invalid_argument("Authorization", "Unsupported Authorization Type"));
-    }
-    let mut parts = rest.split(',').map(str::trim);
-    let mut part = |name: &str| parts.next().and_then(|part| part.strip_prefix(name));
-    let credential = part("Credential=").ok_or_else(|| malformed("missing Credential"))?;
-    let signed = part("SignedHeaders=").ok_or_else(|| malformed("missing SignedHeaders"))?;
-    part("Signature=").ok_or_else(|| malformed("missing Signature"))?;
-    if parts.next().is_some() {
-        return Err(malformed("too many components"));
-    }
+    let Authorization { credential, signed, .. } = Authorization::parse(value)?;
     let scope = Scope::parse(credential).ok_or_else(|| {
         malformed(
             "the Credential is mal-formed; expecting \
@@ -241,14 +268,21 @@ fn expiry(text: &str) -> Result<std::time::Duration, Refusal> {
     }
 }
 
-/// `host`, `content-md5` and every `x-amz-*` header must be signed. A presigned URL cannot know
-/// the hash of its body: there `x-amz-content-sha256` may be added, it only makes it stricter.
+/// `host`, `content-md5` and every `x-amz-*` header must be signed, and what is signed must be
+/// there: s3s passes over names of headers that are not. A presigned URL cannot know the hash of
+/// its body: there `x-amz-content-sha256` may be added, it only makes it stricter.
 fn check_signed_headers(
     signed: &str,
     headers: &HeaderMap,
     mechanism: Mechanism,
 ) -> Result<(), Refusal> {
     let signed: Vec<&str> = signed.split(';').collect();
+    // HTTP/2 has its host elsewhere.
+    let there = |name: &str| name == "host" || headers.contains_key(name);
+    let small = |name: &str| !name.bytes().any(|b| b.is_ascii_uppercase());
+    if !signed.iter().all(|name| small(name) && there(name)) {
+        return Err(signature_mismatch());
+    }
     let needs = |name: &str| {
         (name.starts_with("x-amz-") || name == "content-md5")
             && (mechanism == Mechanism::Header || name != CONTENT_SHA256)
@@ -320,6 +354,26 @@ pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'
         Ok(value) if values.next().is_none() => Ok(Some(value)),
         _ => Err(Refusal::invalid_argument(name, "The header is given twice or is no text.")),
     }
+}
+
+pub(crate) fn signature_mismatch() -> Refusal {
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        "SignatureDoesNotMatch",
+        "The request signature we calculated does not match the signature you provided. \
+         Check your key and signing method.",
+    )
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 fn malformed(why: &str) -> Refusal {

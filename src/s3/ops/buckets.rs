@@ -26,7 +26,6 @@ pub(super) async fn create(
     req: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&[])?;
     if input.object_lock_enabled_for_bucket == Some(true) {
         return Err(Refusal::NotImplemented("Object Lock".into()).into());
     }
@@ -60,8 +59,7 @@ pub(super) async fn delete(
     larder: &Larder,
     req: S3Request<DeleteBucketInput>,
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
-    let (input, call) = Call::open(req)?;
-    call.writes(&[])?;
+    let (input, _) = Call::open(req)?;
     let name =
         BucketName::new(&input.bucket).map_err(|_| error::engine(EngineError::NoSuchBucket))?;
     larder.engine.delete_bucket(&name).await.map_err(error::engine)?;

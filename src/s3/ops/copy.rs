@@ -14,6 +14,7 @@ use super::objects::part_number;
 use super::objects::texts_of;
 use super::objects::type_of;
 use crate::engine;
+use crate::engine::EngineError;
 use crate::engine::GetOptions;
 use crate::model::Action;
 use crate::model::ChecksumAlgorithm;
@@ -22,6 +23,7 @@ use crate::model::Headers;
 use crate::model::ReadConditions;
 use crate::model::Tags;
 use crate::model::UserMetadata;
+use crate::model::condition::ReadVerdict;
 use crate::s3::convert::checksums;
 use crate::s3::convert::checksums::Texts;
 use crate::s3::convert::checksums::set_checksums;
@@ -32,6 +34,7 @@ use crate::s3::convert::ranges;
 use crate::s3::convert::source;
 use crate::s3::convert::source::CopySource as Source;
 use crate::s3::convert::tags;
+use crate::s3::error;
 use crate::s3::error::Refusal;
 
 /// What a copy takes over from its source.
@@ -46,7 +49,6 @@ pub(super) async fn copy(
     req: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&[])?;
     let source = readable_source(&call)?;
     let key = call::key(input.key)?;
     let headers = directive(&call, "x-amz-metadata-directive")?;
@@ -136,9 +138,11 @@ async fn amended(
         .await
         .map_err(|err| call.unreadable(&source.bucket, &source.key, err))?;
     let meta = found.head.meta;
-    if conditions.if_match.is_none() && conditions.if_unmodified_since.is_none() {
-        conditions.if_match = Some(EtagMatch::OneOf(vec![meta.etag.to_string()]));
+    if conditions.verdict(&meta.etag, meta.modified) != ReadVerdict::Proceed {
+        return Err(error::engine(EngineError::SourceConditionFailed));
     }
+    let if_match = Some(EtagMatch::OneOf(vec![meta.etag.to_string()]));
+    *conditions = ReadConditions { if_match, ..ReadConditions::default() };
     let storage_class = own.storage_class.or(meta.headers.storage_class);
     let website_redirect = own.website_redirect.or(meta.headers.website_redirect);
     Ok((Headers { storage_class, website_redirect, ..meta.headers }, meta.user))
@@ -163,7 +167,6 @@ pub(super) async fn copy_part(
     req: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&["uploadId", "partNumber"])?;
     let source = readable_source(&call)?;
     let (source_bucket, source_key) = (source.bucket.clone(), source.key.clone());
     let copy = engine::UploadPartCopy {

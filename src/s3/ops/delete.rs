@@ -16,6 +16,7 @@ use crate::model::WriteConditions;
 use crate::s3::convert::conditions;
 use crate::s3::error;
 use crate::s3::error::Refusal;
+use crate::s3::finish::naming_keys;
 
 /// Deleting what is not there succeeds.
 pub(super) async fn one(
@@ -23,8 +24,6 @@ pub(super) async fn one(
     req: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&["versionId"])?;
-    call::current_only(input.version_id.as_deref())?;
     if input.if_match_size.is_some() || input.if_match_last_modified_time.is_some() {
         return Err(unsupported_condition().into());
     }
@@ -43,7 +42,6 @@ pub(super) async fn many(
     req: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&["delete"])?;
     let wishes = input.delete.objects;
     if wishes.is_empty() || wishes.len() > PAGE_MAX {
         return Err(Refusal::MalformedXml.into());
@@ -80,7 +78,7 @@ pub(super) async fn many(
     }
     let deleted = (!deleted.is_empty()).then_some(deleted);
     let errors = (!errors.is_empty()).then_some(errors);
-    Ok(S3Response::new(DeleteObjectsOutput { deleted, errors, ..Default::default() }))
+    Ok(naming_keys(DeleteObjectsOutput { deleted, errors, ..Default::default() }))
 }
 
 /// What is to be deleted, if the key may do so.

@@ -24,6 +24,7 @@ use crate::s3::convert::paging;
 use crate::s3::convert::paging::Shown;
 use crate::s3::error;
 use crate::s3::error::Refusal;
+use crate::s3::finish::naming_keys;
 
 /// The name of every version that there is.
 const NULL_VERSION: &str = "null";
@@ -146,8 +147,7 @@ pub(super) async fn first(
     larder: &Larder,
     req: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
-    let (input, call) = Call::open(req)?;
-    call.reads(&[])?;
+    let (input, _) = Call::open(req)?;
     let encoding = input.encoding_type.as_ref();
     let wish =
         Wish::new(larder, &input.bucket, input.prefix, input.delimiter, input.max_keys, encoding)?;
@@ -156,7 +156,7 @@ pub(super) async fn first(
     let next = page.next.as_ref().map(|next| shown.text(marker(next)));
     let (objects, common_prefixes) = split(page.items, shown);
     let contents = objects.into_iter().map(|listed| object(listed, shown, Some(owner())));
-    Ok(S3Response::new(ListObjectsOutput {
+    Ok(naming_keys(ListObjectsOutput {
         name: Some(input.bucket),
         prefix: wish.prefix(),
         marker: Some(shown.text(&input.marker.unwrap_or_default())),
@@ -176,8 +176,7 @@ pub(super) async fn second(
     larder: &Larder,
     req: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
-    let (input, call) = Call::open(req)?;
-    call.reads(&[])?;
+    let (input, _) = Call::open(req)?;
     let encoding = input.encoding_type.as_ref();
     let wish =
         Wish::new(larder, &input.bucket, input.prefix, input.delimiter, input.max_keys, encoding)?;
@@ -194,7 +193,7 @@ pub(super) async fn second(
     let (objects, common_prefixes) = split(page.items, shown);
     let with_owner = input.fetch_owner == Some(true);
     let contents = objects.into_iter().map(|listed| object(listed, shown, with_owner.then(owner)));
-    Ok(S3Response::new(ListObjectsV2Output {
+    Ok(naming_keys(ListObjectsV2Output {
         name: Some(input.bucket),
         prefix: wish.prefix(),
         max_keys: wish.max(),
@@ -216,8 +215,7 @@ pub(super) async fn versions(
     larder: &Larder,
     req: S3Request<ListObjectVersionsInput>,
 ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
-    let (input, call) = Call::open(req)?;
-    call.reads(&[])?;
+    let (input, _) = Call::open(req)?;
     let key_marker = input.key_marker.unwrap_or_default();
     if key_marker.is_empty() && input.version_id_marker.as_ref().is_some_and(|m| !m.is_empty()) {
         return Err(Refusal::InvalidArgument(
@@ -234,7 +232,7 @@ pub(super) async fn versions(
     let next_version = matches!(page.next, Some(ListAfter::Key(_)));
     let (objects, common_prefixes) = split(page.items, shown);
     let versions = objects.into_iter().map(|listed| version(listed, shown));
-    Ok(S3Response::new(ListObjectVersionsOutput {
+    Ok(naming_keys(ListObjectVersionsOutput {
         name: Some(input.bucket),
         prefix: wish.prefix(),
         delimiter: wish.delimiter(),

@@ -35,6 +35,7 @@ use crate::s3::convert::paging;
 use crate::s3::convert::paging::Shown;
 use crate::s3::error;
 use crate::s3::error::Refusal;
+use crate::s3::finish::naming_keys;
 
 /// The id of an upload. What is none cannot exist.
 pub(super) fn upload_id(text: &str) -> Result<UploadId, Refusal> {
@@ -46,7 +47,6 @@ pub(super) async fn create(
     req: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&["uploads"])?;
     let checksum = wanted_checksum(
         call.header("x-amz-checksum-algorithm")?,
         call.header("x-amz-checksum-type")?,
@@ -60,7 +60,7 @@ pub(super) async fn create(
     };
     let upload = larder.engine.create_upload(create).await.map_err(error::engine)?;
     let (checksum_algorithm, checksum_type) = shown_checksum(&upload);
-    Ok(S3Response::new(CreateMultipartUploadOutput {
+    Ok(naming_keys(CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(upload.id.to_string()),
@@ -113,7 +113,6 @@ pub(super) async fn put_part(
     req: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let (mut input, mut call) = Call::open(req)?;
-    call.writes(&["uploadId", "partNumber"])?;
     let number = part_number(input.part_number)?;
     let upload = upload_id(&input.upload_id)?;
     let texts = take_checksums!(input);
@@ -134,7 +133,6 @@ pub(super) async fn complete(
     req: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let (mut input, call) = Call::open(req)?;
-    call.writes(&["uploadId"])?;
     let wrong_size = |_| Refusal::InvalidArgument("x-amz-mp-object-size is negative".into());
     let request = CompleteUploadRequest {
         bucket: input.bucket.clone(),
@@ -158,7 +156,7 @@ pub(super) async fn complete(
         ..Default::default()
     };
     set_checksums!(output, texts_of(&stored));
-    Ok(S3Response::new(output))
+    Ok(naming_keys(output))
 }
 
 /// The parts as the client names them; their order is the engine's business.
@@ -181,7 +179,7 @@ fn named_parts(named: Option<CompletedMultipartUpload>) -> Result<Vec<CompletePa
 }
 
 /// The address of an object, as far as the request shows it.
-fn location(host: Option<&str>, bucket: &str, key: &str) -> String {
+pub(super) fn location(host: Option<&str>, bucket: &str, key: &str) -> String {
     let key = Shown::Url.text(key);
     match host {
         Some(host) if host.starts_with(&format!("{bucket}.")) => format!("http://{host}/{key}"),
@@ -194,8 +192,7 @@ pub(super) async fn abort(
     larder: &Larder,
     req: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-    let (input, call) = Call::open(req)?;
-    call.writes(&["uploadId"])?;
+    let (input, _) = Call::open(req)?;
     if input.if_match_initiated_time.is_some() {
         return Err(Refusal::NotImplemented("A condition on the time".into()).into());
     }
@@ -208,8 +205,7 @@ pub(super) async fn parts(
     larder: &Larder,
     req: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
-    let (input, call) = Call::open(req)?;
-    call.reads(&[])?;
+    let (input, _) = Call::open(req)?;
     let max = paging::limit("max-parts", input.max_parts)?;
     let wrong = |_| Refusal::InvalidArgument("Argument part-number-marker is negative".into());
     let after = u32::try_from(input.part_number_marker.unwrap_or(0)).map_err(wrong)?;
@@ -228,7 +224,7 @@ pub(super) async fn parts(
     let last = parts.last().map_or(after, |part| part.number);
     let (checksum_algorithm, checksum_type) = shown_checksum(&upload);
     let class = upload.meta.headers.storage_class.as_deref().unwrap_or(meta::STANDARD);
-    Ok(S3Response::new(ListPartsOutput {
+    Ok(naming_keys(ListPartsOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(input.upload_id),
@@ -271,8 +267,7 @@ pub(super) async fn uploads(
     larder: &Larder,
     req: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    let (input, call) = Call::open(req)?;
-    call.reads(&["uploads"])?;
+    let (input, _) = Call::open(req)?;
     let shown = Shown::of(input.encoding_type.as_ref())?;
     let max = paging::limit("max-uploads", input.max_uploads)?;
     let bucket = larder.engine.bucket(&input.bucket).map_err(error::engine)?;
@@ -296,7 +291,7 @@ pub(super) async fn uploads(
     let prefixes = page.prefixes.iter();
     let prefixes =
         prefixes.map(|prefix| CommonPrefix { prefix: Some(shown.text(prefix)) }).collect();
-    Ok(S3Response::new(ListMultipartUploadsOutput {
+    Ok(naming_keys(ListMultipartUploadsOutput {
         bucket: Some(input.bucket),
         prefix: Some(shown.text(&prefix)),
         delimiter: delimiter.map(|delimiter| shown.text(&delimiter)),

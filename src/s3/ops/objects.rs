@@ -15,6 +15,7 @@ use s3s::dto::*;
 use super::Larder;
 use super::call;
 use super::call::Call;
+use super::multipart;
 use crate::base::limits::PAGE_MAX;
 use crate::base::limits::PART_NUMBER_MAX;
 use crate::engine;
@@ -42,7 +43,6 @@ pub(super) async fn put(
     req: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let (mut input, mut call) = Call::open(req)?;
-    call.writes(&[])?;
     let meta = meta::of_request(&call.headers)?;
     let conditions = conditions::write(&call.headers);
     let texts = take_checksums!(input);
@@ -69,8 +69,6 @@ pub(super) async fn post(
     req: S3Request<PostObjectInput>,
 ) -> S3Result<S3Response<PostObjectOutput>> {
     let (mut input, mut call) = Call::open(req)?;
-    call.writes(&[])?;
-    refuse_unsupported_fields(&input)?;
     let key = call::key(input.key.clone())?;
     if !call.may(&input.bucket, &key, Action::Create) {
         return Err(Refusal::AccessDenied.into());
@@ -81,6 +79,8 @@ pub(super) async fn post(
         conditions::write_of_form(input.if_match.as_ref(), input.if_none_match.as_ref());
     let texts = take_checksums!(input);
     let body = call::form_body(input.body.take(), texts, input.content_md5.as_deref())?;
+    let host = call.header(header::HOST.as_str())?;
+    let location = multipart::location(host, &input.bucket, key.as_str());
     let create_only = call.granted.create_only;
     let put = engine::PutObject { bucket: input.bucket, key, meta, conditions, create_only, body };
     let stored = larder.engine.put_object(put).await.map_err(error::engine)?;
@@ -90,26 +90,13 @@ pub(super) async fn post(
         ..Default::default()
     };
     set_checksums!(output, texts_of(&stored));
-    Ok(S3Response::new(output))
-}
-
-fn refuse_unsupported_fields(input: &PostObjectInput) -> Result<(), Refusal> {
-    call::check_acl(input.acl.as_ref().map(ObjectCannedACL::as_str))?;
-    let asked = input.server_side_encryption.is_some()
-        || input.sse_customer_algorithm.is_some()
-        || input.sse_customer_key.is_some()
-        || input.ssekms_key_id.is_some()
-        || input.object_lock_mode.is_some()
-        || input.object_lock_retain_until_date.is_some()
-        || input.object_lock_legal_hold_status.is_some()
-        || input.grant_full_control.is_some()
-        || input.grant_read.is_some()
-        || input.grant_read_acp.is_some()
-        || input.grant_write_acp.is_some();
-    match asked {
-        true => Err(Refusal::NotImplemented("A field of the form".into())),
-        false => Ok(()),
+    let mut headers = HeaderMap::new();
+    insert(&mut headers, header::ETAG, Some(&format!("\"{}\"", stored.etag)));
+    // A redirect has a location of its own.
+    if input.success_action_redirect.is_none() {
+        insert(&mut headers, header::LOCATION, Some(&location));
     }
+    Ok(S3Response::with_headers(output, headers))
 }
 
 pub(super) fn etag(etag: &model::Etag) -> ETag {
@@ -193,8 +180,6 @@ pub(super) async fn get(
     req: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let (input, call) = Call::open(req)?;
-    call.reads(&[])?;
-    call::current_only(input.version_id.as_deref())?;
     let key = call::key(input.key)?;
     let options = options(&call, input.part_number)?;
     let got = larder.engine.get_object(&input.bucket, key.clone(), options).await;
@@ -215,8 +200,6 @@ pub(super) async fn head(
     req: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let (input, call) = Call::open(req)?;
-    call.reads(&[])?;
-    call::current_only(input.version_id.as_deref())?;
     let key = call::key(input.key)?;
     let options = options(&call, input.part_number)?;
     let got = larder.engine.head_object(&input.bucket, key.clone(), options).await;
@@ -294,8 +277,6 @@ pub(super) async fn attributes(
     req: S3Request<GetObjectAttributesInput>,
 ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
     let (input, call) = Call::open(req)?;
-    call.reads(&["attributes"])?;
-    call::current_only(input.version_id.as_deref())?;
     let wanted = wanted_attributes(&call)?;
     let page = PartsPage {
         after: u32::try_from(input.part_number_marker.unwrap_or(0)).unwrap_or(0),

@@ -16,7 +16,6 @@ pub(super) async fn get(
     req: S3Request<GetObjectTaggingInput>,
 ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
     let (input, call) = Call::open(req)?;
-    call::current_only(input.version_id.as_deref())?;
     let key = call::key(input.key)?;
     let found = larder.engine.get_tags(&input.bucket, key.clone()).await;
     let found = found.map_err(|err| call.unreadable(&input.bucket, &key, err))?;
@@ -29,8 +28,6 @@ pub(super) async fn put(
     req: S3Request<PutObjectTaggingInput>,
 ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&["tagging", "versionId"])?;
-    call::current_only(input.version_id.as_deref())?;
     let tags = tags::from_set(input.tagging.tag_set)?;
     set(larder, &call, &input.bucket, input.key, tags).await?;
     Ok(S3Response::new(PutObjectTaggingOutput::default()))
@@ -41,8 +38,6 @@ pub(super) async fn delete(
     req: S3Request<DeleteObjectTaggingInput>,
 ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
     let (input, call) = Call::open(req)?;
-    call.writes(&["tagging", "versionId"])?;
-    call::current_only(input.version_id.as_deref())?;
     set(larder, &call, &input.bucket, input.key, model::Tags::default()).await?;
     Ok(S3Response::new(DeleteObjectTaggingOutput::default()))
 }
