@@ -22,8 +22,9 @@
 //! `tests/tidy.rs`). [`base`] knows nothing of Larder; [`model`] has the words; [`plan`] decides;
 //! [`store`] is the only SQL; [`backend`] the only place that knows OpenDAL; [`engine`] is where
 //! they meet, one verb a file; [`s3`] speaks the protocol and is the only place that knows s3s;
-//! [`config`] reads what the operator wrote; [`app`] wires it all up; [`cli`] is words on a
-//! terminal. A request enters at [`s3::serve`], an operator at [`cli`].
+//! [`admin`] has the operator's verbs and the socket they come over; [`config`] reads what the
+//! operator wrote; [`app`] wires it all up; [`cli`] is words on a terminal. A request enters at
+//! [`s3::serve`], an operator at [`cli`].
 //!
 //! What is deliberately absent: `engine` knows no HTTP, `store` no backends, `backend` no buckets,
 //! `plan` no I/O, and nobody below `app` sees a whole configuration.
@@ -35,15 +36,26 @@
 //! - Ids are 63-bit numbers (time above, random below) instead of longer random ones: they are
 //!   keys of tables with tens of millions of rows. A durable ceiling keeps them from ever being
 //!   used twice.
+//! - The stem of a blob's paths is kept without its key while the version that it was born with
+//!   exists: the key would otherwise be most of a small object's metadata.
+//! - The store's reader threads are 4 and grow to a limit while jobs wait: the short path reads
+//!   small local files on them, and a disk that hangs must not stop every look-up.
+//! - Unfinished files lie in `.larder/<store>.<backend>.tmp` below a root, so that a foreign disk
+//!   mounted there takes none of our writes.
+//! - Backblaze B2 always has opaque names: large files with other names are not found again
+//!   through OpenDAL.
+//! - Bytes that one part of Larder reads for another (copies between placements) draw on the
+//!   budget once, where they are read; drawing twice could wait for itself.
+//! - `cli` names the operations of `admin`, which it sends to a server or runs itself.
 
-pub mod admin;
-pub mod app;
-pub mod backend;
 pub mod base;
-pub mod cli;
-pub mod config;
-pub mod engine;
 pub mod model;
 pub mod plan;
-pub mod s3;
 pub mod store;
+pub mod backend;
+pub mod engine;
+pub mod s3;
+pub mod admin;
+pub mod config;
+pub mod app;
+pub mod cli;

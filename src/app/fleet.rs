@@ -52,14 +52,23 @@ pub(super) struct Known<'a> {
     pub(super) ids: &'a Ids,
 }
 
-/// Opens all backends, in order. Those that are new are probed and get their markers.
+/// Opens all backends. Those that are known are opened side by side, so that those that give no
+/// answer cost the time of one; those that are new are probed and get their markers, in order.
 pub(super) async fn open(
     settings: &[BackendSettings],
     known: &Known<'_>,
 ) -> Result<(Fleet, Vec<DeclaredBackend>), FleetError> {
     let mut backends: Vec<Arc<Backend>> = Vec::with_capacity(settings.len());
-    for wanted in settings {
-        let backend = open_one(wanted, known).await?;
+    let is_known = |wanted: &BackendSettings| known.rows.iter().any(|row| row.name == wanted.name);
+    let opening = settings.iter().map(async |wanted| match is_known(wanted) {
+        true => Some(open_one(wanted, known).await),
+        false => None,
+    });
+    for (wanted, opened) in settings.iter().zip(futures_util::future::join_all(opening).await) {
+        let backend = match opened {
+            Some(opened) => opened?,
+            None => open_one(wanted, known).await?,
+        };
         if let Some(twin) = backends.iter().find(|b| b.id() == backend.id()) {
             let (first, second) = (twin.name().to_string(), wanted.name.clone());
             return Err(FleetError::OneRootTwice { first, second });

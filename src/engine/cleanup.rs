@@ -7,9 +7,19 @@
 //!
 //! A path is forgotten only after its backend said that it is deleted; anything else is tried
 //! again later, its bytes counted until then.
+//!
+//! # Why backends do not wait for each other
+//!
+//! A write that finds no room waits two seconds for what is deleted here, and what it waits for
+//! lies on a backend that answers. So each backend has its own turn within a pass, a delete that
+//! hangs is not waited for, and after the first such failure the rest of that backend's batch is
+//! put off. An absent backend has not failed: its paths wait, however long, until it is back.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,15 +29,23 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use super::EngineError;
 use crate::backend::BackendError;
+use crate::backend::Fault;
 use crate::backend::Fleet;
 use crate::base::Timestamp;
 use crate::base::chain;
+use crate::model::BackendId;
 use crate::store::Condemned;
 
 /// Paths of one pass.
 const BATCH: usize = 50;
-/// Deletes at once.
+/// Deletes at once, for each backend.
 const CONCURRENCY: usize = 10;
+/// How long the first try of a delete is waited for; each further one twice as long.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// How long paths are put off that were not tried, and those on an absent backend.
+const PUT_OFF: Duration = Duration::from_secs(60);
+const PUT_OFF_ABSENT: Duration = Duration::from_secs(600);
 /// How often the loop looks again while what is due waits for a reader to end.
 const READER_PAUSE: Duration = Duration::from_secs(1);
 /// How long the loop rests after the store failed.
@@ -62,20 +80,35 @@ impl Engine {
         let due = self.store.condemned_due(BATCH).await?;
         let more = due.len() >= BATCH;
         let fleet = self.fleet.load_full();
-        let (deleted, failed) = delete_all(due, |condemned| {
-            let fleet = Arc::clone(&fleet);
-            async move { delete(&fleet, &condemned).await }
-        })
-        .await;
-        let outcome =
-            CleanupOutcome { deleted: deleted.len(), failed: failed.len(), more, next: None };
+        let mut by_backend: BTreeMap<BackendId, Vec<Condemned>> = BTreeMap::new();
+        due.into_iter().for_each(|c| by_backend.entry(c.backend).or_default().push(c));
+        let turns = by_backend.into_values().map(async |due| {
+            let swept = delete_all(due, async |condemned| delete(&fleet, &condemned).await).await;
+            self.record(swept).await
+        });
+        let mut outcome = CleanupOutcome { more, ..CleanupOutcome::default() };
+        for turn in futures_util::future::join_all(turns).await {
+            let (deleted, failed) = turn?;
+            outcome.deleted += deleted;
+            outcome.failed += failed;
+        }
+        Ok(CleanupOutcome { next: self.store.condemned_next().await?, ..outcome })
+    }
+
+    /// How many were deleted, and how many not.
+    async fn record(&self, swept: Swept) -> Result<(usize, usize), EngineError> {
+        let Swept { deleted, failed, put_off, pause } = swept;
+        let counts = (deleted.len(), failed.len() + put_off.len());
         if !deleted.is_empty() {
             self.store.condemned_deleted(deleted).await?;
         }
         for (id, why) in failed {
             self.store.condemned_failed(id, why).await?;
         }
-        Ok(CleanupOutcome { next: self.store.condemned_next().await?, ..outcome })
+        if !put_off.is_empty() {
+            self.store.condemned_put_off(put_off, pause).await?;
+        }
+        Ok(counts)
     }
 
     /// Cleans up as there is something to do, until `stop`. With nothing to do it sleeps, and
@@ -128,40 +161,82 @@ fn rest(outcome: &CleanupOutcome, now: Timestamp) -> Rest {
     }
 }
 
-/// The ids of what is deleted, and of what is not, with the reason.
-async fn delete_all<F>(
-    due: Vec<Condemned>,
-    delete: impl Fn(Condemned) -> F,
-) -> (Vec<u64>, Vec<(u64, String)>)
-where
-    F: Future<Output = Result<(), String>>,
-{
-    let results = stream::iter(due).map(|condemned| {
-        let id = condemned.id;
-        let result = delete(condemned);
-        async move { (id, result.await) }
-    });
-    let mut results = results.buffer_unordered(CONCURRENCY);
-    let (mut deleted, mut failed) = (Vec::new(), Vec::new());
-    while let Some((id, result)) = results.next().await {
-        match result {
-            Ok(()) => deleted.push(id),
-            Err(why) => failed.push((id, why)),
-        }
-    }
-    (deleted, failed)
+/// What became of one backend's paths.
+#[derive(Debug, Default)]
+struct Swept {
+    deleted: Vec<u64>,
+    failed: Vec<(u64, String)>,
+    /// Not tried, or not to be counted as tried.
+    put_off: Vec<u64>,
+    pause: Duration,
 }
 
-async fn delete(fleet: &Fleet, condemned: &Condemned) -> Result<(), String> {
+/// Why a path is not deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// It is this path's own.
+    Path(String),
+    /// Others on this backend would fare alike.
+    Backend(String),
+    Absent,
+}
+
+/// Deletes paths of one backend.
+async fn delete_all<F>(due: Vec<Condemned>, delete: impl Fn(Condemned) -> F) -> Swept
+where
+    F: Future<Output = Result<(), Trouble>>,
+{
+    let is_down = AtomicBool::new(false);
+    let results = stream::iter(due).map(|condemned| {
+        let (id, is_down, delete) = (condemned.id, &is_down, &delete);
+        async move {
+            if is_down.load(Ordering::Acquire) {
+                return (id, None);
+            }
+            let result = delete(condemned).await;
+            if matches!(result, Err(Trouble::Backend(_) | Trouble::Absent)) {
+                is_down.store(true, Ordering::Release);
+            }
+            (id, Some(result))
+        }
+    });
+    let mut results = results.buffer_unordered(CONCURRENCY);
+    let mut swept = Swept { pause: PUT_OFF, ..Swept::default() };
+    while let Some((id, result)) = results.next().await {
+        match result {
+            Some(Ok(())) => swept.deleted.push(id),
+            Some(Err(Trouble::Path(why) | Trouble::Backend(why))) => swept.failed.push((id, why)),
+            Some(Err(Trouble::Absent)) => {
+                swept.put_off.push(id);
+                swept.pause = PUT_OFF_ABSENT;
+            }
+            None => swept.put_off.push(id),
+        }
+    }
+    swept
+}
+
+async fn delete(fleet: &Fleet, condemned: &Condemned) -> Result<(), Trouble> {
     let Some(backend) = fleet.get(condemned.backend) else {
-        return Err(format!("backend {} is not in the configuration", condemned.backend));
+        let why = format!("backend {} is not in the configuration", condemned.backend);
+        return Err(Trouble::Backend(why));
     };
-    backend.delete(&condemned.path).await.map_err(|err| {
-        let (backend, path) = (backend.name(), condemned.path.as_str());
-        let why = in_words(&err);
-        tracing::debug!(%backend, path, why, "a condemned path is not deleted yet");
-        why
-    })
+    if !backend.is_present() {
+        return Err(Trouble::Absent);
+    }
+    let patience = PATIENCE.saturating_mul(1 << condemned.attempts.min(8)).min(PATIENCE_MAX);
+    let trouble = match tokio::time::timeout(patience, backend.delete(&condemned.path)).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(err)) => match err.fault {
+            Fault::Absent => Trouble::Absent,
+            Fault::Passing => Trouble::Backend(in_words(&err)),
+            _ => Trouble::Path(in_words(&err)),
+        },
+        Err(_) => Trouble::Backend(format!("no answer within {patience:?}")),
+    };
+    let (backend, path) = (backend.name(), condemned.path.as_str());
+    tracing::debug!(%backend, path, ?trouble, "a condemned path is not deleted yet");
+    Err(trouble)
 }
 
 /// An error with its causes in one line, for the operator.
@@ -179,39 +254,65 @@ fn in_words(err: &BackendError) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-    use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::backend::Fault;
-    use crate::model::BackendId;
     use crate::model::CondemnReason;
 
-    #[tokio::test]
-    async fn a_batch_is_deleted_side_by_side_and_failures_keep_their_reason() {
-        let due = (0..25).map(|id| Condemned {
+    fn due(id: u64) -> Condemned {
+        Condemned {
             id,
             backend: BackendId(1),
             path: id.to_string(),
             size: 1,
             reason: CondemnReason::Deleted,
             attempts: 0,
-        });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_deleted_side_by_side_and_failures_keep_their_reason() {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (mut deleted, failed) = delete_all(due.collect(), |condemned| {
+        let mut swept = delete_all((0..25).map(due).collect(), |condemned| {
             let (running, most) = (&running, &most);
             async move {
                 let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                 most.fetch_max(now, Ordering::SeqCst);
                 tokio::task::yield_now().await;
                 running.fetch_sub(1, Ordering::SeqCst);
-                if condemned.id == 7 { Err("refused".to_owned()) } else { Ok(()) }
+                if condemned.id == 7 { Err(Trouble::Path("refused".to_owned())) } else { Ok(()) }
             }
         })
         .await;
-        deleted.sort_unstable();
-        assert_eq!(deleted, (0..25).filter(|&id| id != 7).collect::<Vec<_>>());
-        assert_eq!(failed, [(7, "refused".to_owned())]);
+        swept.deleted.sort_unstable();
+        assert_eq!(swept.deleted, (0..25).filter(|&id| id != 7).collect::<Vec<_>>());
+        assert_eq!(swept.failed, [(7, "refused".to_owned())]);
+        assert!(swept.put_off.is_empty());
         assert_eq!(most.load(Ordering::SeqCst), CONCURRENCY);
+    }
+
+    #[tokio::test]
+    async fn a_backend_in_trouble_is_left_alone_for_a_while() {
+        let tried = AtomicUsize::new(0);
+        let sweep = async |trouble: Trouble| {
+            tried.store(0, Ordering::SeqCst);
+            delete_all((0..50).map(due).collect(), |_| {
+                tried.fetch_add(1, Ordering::SeqCst);
+                let trouble = trouble.clone();
+                async move {
+                    tokio::task::yield_now().await;
+                    Err(trouble)
+                }
+            })
+            .await
+        };
+        let swept = sweep(Trouble::Backend("it hangs".to_owned())).await;
+        let count = tried.load(Ordering::SeqCst);
+        assert!(count <= CONCURRENCY, "{count} were tried");
+        assert_eq!((swept.failed.len(), swept.put_off.len()), (count, 50 - count));
+        assert_eq!(swept.pause, PUT_OFF);
+        let swept = sweep(Trouble::Absent).await;
+        assert_eq!((swept.failed.len(), swept.put_off.len()), (0, 50), "absence is no failure");
+        assert_eq!(swept.pause, PUT_OFF_ABSENT);
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! # Invariant
 //!
 //! An intent that was registered here is settled here: it becomes a good replica, or it is
-//! abandoned after its writer stopped, also when whoever asked has gone away meanwhile. Only
-//! where the store's outcome is unknown it is left as it is.
+//! abandoned after its writer stopped, also when whoever asked has gone away meanwhile. Where the
+//! store's outcome is unknown it is settled as soon as the store can say what is true.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,9 +21,11 @@ use super::read;
 use super::read::Live;
 use super::read::Means;
 use super::read::Segment;
-use crate::backend::Backend;
+use super::settling::Due;
+use super::settling::Settling;
 use crate::backend::BackendError;
 use crate::backend::Writer;
+use crate::base::Budget;
 use crate::model::BackendId;
 use crate::model::BlobId;
 use crate::store::Choose;
@@ -41,7 +43,7 @@ pub(crate) enum CopyBlobError {
     #[error("the blob cannot be read")]
     Source(#[source] EngineError),
     #[error("the new replica cannot be written")]
-    Target(#[source] BackendError),
+    Target(BackendId, #[source] BackendError),
     #[error("backend {0} is not in the fleet any more")]
     Gone(BackendId),
     /// The runtime is going down; the next start settles the intent.
@@ -57,7 +59,7 @@ pub(crate) struct CopySource {
     pub(crate) hash: [u8; 32],
     /// Empty up to 1 MiB.
     pub(crate) groups: Arc<[[u8; 32]]>,
-    /// Those in a readable state are read.
+    /// What is being written is not read.
     pub(crate) replicas: Vec<Replica>,
 }
 
@@ -111,7 +113,8 @@ impl Engine {
         hold: impl Send + 'static,
     ) -> Result<Intent, CopyBlobError> {
         let (live, means) = self.reading();
-        let copy = Copy { live, means, segment, commits };
+        let (settling, buffers) = (self.settling.clone(), self.buffers.clone());
+        let copy = Copy { live, means, settling, buffers, segment, commits };
         // A task of its own: once registered, an intent is settled whoever still waits.
         let task = tokio::spawn(copy.run(choose, hold));
         task.await.unwrap_or(Err(CopyBlobError::BrokenOff))
@@ -121,6 +124,8 @@ impl Engine {
 struct Copy {
     live: Live,
     means: Means,
+    settling: Settling,
+    buffers: Budget,
     segment: Segment,
     /// Whether the new replica is recorded as good.
     commits: bool,
@@ -134,31 +139,24 @@ struct Failed {
 
 impl Copy {
     async fn run(self, choose: Choose, hold: impl Send + 'static) -> Result<Intent, CopyBlobError> {
-        let store = self.live.store.clone();
+        let (store, settling) = (self.live.store.clone(), self.settling.clone());
         let intent = store.replica_register(self.segment.blob, choose).await?;
         let (write, commits) = (intent.write, self.commits);
-        let failed = match self.bytes(&intent, hold).await {
-            Ok(()) if !commits => return Ok(intent),
+        match self.bytes(&intent, hold).await {
+            Ok(()) if !commits => Ok(intent),
             Ok(()) => match store.replica_commit(write).await {
-                Ok(()) => return Ok(intent),
-                // Nothing is left to settle, or nothing may be.
-                Err(why @ (StoreError::Superseded | StoreError::OutcomeUnknown)) => {
-                    return Err(why.into());
+                Ok(()) => Ok(intent),
+                Err(why @ StoreError::Superseded) => Err(why.into()),
+                Err(why) => {
+                    settling.settle(Due::Good(write)).await;
+                    Err(why.into())
                 }
-                Err(why) => Failed { why: why.into(), unknown: false },
             },
-            Err(failed) => failed,
-        };
-        let abandoned = FailedWrite { write, unknown: failed.unknown };
-        match store.replica_abandon(abandoned).await {
-            Ok(()) | Err(StoreError::Superseded) => {}
-            Err(err) => {
-                // It stays an intent, its bytes reserved, until the next start settles it.
-                let err = &err as &dyn std::error::Error;
-                tracing::error!(%write, err, "a failed copy could not be abandoned");
+            Err(Failed { why, unknown }) => {
+                settling.settle(Due::Failed(FailedWrite { write, unknown })).await;
+                Err(why)
             }
         }
-        Err(failed.why)
     }
 
     /// Brings the bytes to the intent's path and makes them durable.
@@ -167,26 +165,34 @@ impl Copy {
             return Err(Failed { why: CopyBlobError::Gone(intent.backend), unknown: false });
         };
         let size = self.segment.size;
+        let _buffers = match target.write_buffer(size) {
+            0 => None,
+            kept => Some(self.buffers.take(kept).await),
+        };
         let segments: VecDeque<Segment> =
             Some(self.segment).filter(|_| size > 0).into_iter().collect();
         let body = read::open(self.live, self.means, segments, hold).await;
         let body =
             body.map_err(|err| Failed { why: CopyBlobError::Source(err), unknown: false })?;
-        let writer = begin(&target, intent, size).await?;
-        pass_on(body, writer).await
+        let failed = |err: BackendError| Failed {
+            unknown: err.unknown,
+            why: CopyBlobError::Target(intent.backend, err),
+        };
+        let writer = target.write(&intent.path, size).await.map_err(failed)?;
+        pass_on(body, writer, intent.backend).await
     }
 }
 
-async fn begin(target: &Backend, intent: &Intent, size: u64) -> Result<Writer, Failed> {
-    target.write(&intent.path, size).await.map_err(Failed::at_target)
-}
-
-async fn pass_on(mut body: read::Body, mut writer: Writer) -> Result<(), Failed> {
+async fn pass_on(
+    mut body: read::Body,
+    mut writer: Writer,
+    target: BackendId,
+) -> Result<(), Failed> {
     while let Some(piece) = body.next().await {
         let why = match piece {
             Ok(piece) => match writer.write(piece).await {
                 Ok(()) => continue,
-                Err(err) => CopyBlobError::Target(err),
+                Err(err) => CopyBlobError::Target(target, err),
             },
             Err(err) => CopyBlobError::Source(err),
         };
@@ -196,11 +202,8 @@ async fn pass_on(mut body: read::Body, mut writer: Writer) -> Result<(), Failed>
         };
         return Err(Failed { why, unknown });
     }
-    writer.finish().await.map_err(Failed::at_target)
-}
-
-impl Failed {
-    fn at_target(err: BackendError) -> Failed {
-        Failed { unknown: err.unknown, why: CopyBlobError::Target(err) }
-    }
+    writer
+        .finish()
+        .await
+        .map_err(|err| Failed { unknown: err.unknown, why: CopyBlobError::Target(target, err) })
 }

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 
 use super::Engine;
 use super::EngineError;
+use super::copy_blob::CopyBlobError;
 use super::error::BodyError;
 use super::hash::BodyHash;
 use super::hash::Wanted;
@@ -43,8 +44,13 @@ use crate::store::NewMeta;
 use crate::store::PartInfo;
 use crate::store::StoreError;
 
-/// How often a copy begins again because its source changed under it, or replicas were missing.
-pub(super) const TRIES: u32 = 5;
+/// How often a copy begins again because its source changed under it.
+const TRIES: u32 = 5;
+
+/// And because replicas were missing: each time every blob that lacks some gets one.
+pub(super) fn tries(bucket: &Bucket) -> u32 {
+    TRIES + bucket.placement.min_replicas
+}
 
 impl Engine {
     /// Copies the current version of an object, of whatever bucket, with its tags, headers and
@@ -56,16 +62,20 @@ impl Engine {
 
     async fn copy_in_task(self: &Arc<Self>, copy: CopyObject) -> Result<Stored, EngineError> {
         let bucket = self.bucket(&copy.bucket)?;
-        for _ in 0..TRIES {
+        for _ in 0..tries(&bucket) {
             let source = self.bucket(&copy.source_bucket)?;
             let head = self.source(&source, &copy.source_key, &copy.source_conditions).await?;
             if head.meta.size > PUT_SIZE_MAX {
                 return Err(EngineError::TooLarge { size: head.meta.size, max: PUT_SIZE_MAX });
             }
             if source.placement_id != bucket.placement_id {
-                return self.copy_bytes_over(&source, &bucket, head, copy).await;
+                match self.copy_bytes_over(&source, &bucket, head, &copy).await? {
+                    Some(stored) => return Ok(stored),
+                    None => continue,
+                }
             }
-            let checksums = self.wanted_checksums(&source, &copy, &head).await?;
+            let wanted = self.wanted_checksums(&source, &copy, &head).await;
+            let Some(checksums) = unless_changed(wanted)? else { continue };
             let request = CopyVersion {
                 source_bucket: source.id,
                 source_key: copy.source_key.clone(),
@@ -94,7 +104,10 @@ impl Engine {
                 Err(StoreError::Changed) => (),
                 Err(StoreError::TooFewReplicas(blobs)) => self.replicate(&blobs, &bucket).await?,
                 Err(StoreError::OtherPlacement) => {
-                    return self.copy_bytes_over(&source, &bucket, head, copy).await;
+                    let copied = self.copy_bytes_over(&source, &bucket, head, &copy).await?;
+                    if let Some(stored) = copied {
+                        return Ok(stored);
+                    }
                 }
                 Err(err) => return Err(err.into()),
             }
@@ -145,8 +158,8 @@ impl Engine {
         options: GetOptions,
         wanted: Wanted,
     ) -> Result<BodyHash, EngineError> {
-        let got = self.get_object(bucket.name.as_str(), key.clone(), options).await;
-        let mut body = got.map_err(as_source)?.body;
+        let got = self.get_object(bucket.name.as_str(), key.clone(), options).await?;
+        let mut body = got.body;
         let mut hasher = self.hashers.begin(wanted);
         while let Some(bytes) = body.next().await {
             hasher.update(bytes?).await;
@@ -154,20 +167,20 @@ impl Engine {
         Ok(hasher.finish().await)
     }
 
-    /// Between placements: the source is read and written anew.
+    /// Between placements: the source is read and written anew. `None` when it changed meanwhile.
     async fn copy_bytes_over(
         self: &Arc<Self>,
         source: &Bucket,
         bucket: &Bucket,
         head: Head,
-        copy: CopyObject,
-    ) -> Result<Stored, EngineError> {
-        let tags = match copy.tags {
+        copy: &CopyObject,
+    ) -> Result<Option<Stored>, EngineError> {
+        let tags = match copy.tags.clone() {
             Some(tags) => tags,
             None if head.tag_count == 0 => Default::default(),
             None => self.store.object_tags(source.id, copy.source_key.clone()).await?,
         };
-        let (headers, user) = match copy.headers {
+        let (headers, user) = match copy.headers.clone() {
             Some(given) => given,
             None => (head.meta.headers.clone(), head.meta.user.clone()),
         };
@@ -175,16 +188,17 @@ impl Engine {
             Some(algorithm) => vec![algorithm],
             None => head.meta.checksums.iter().map(|c| c.algorithm()).collect(),
         };
-        let body = self.body_of(source, &copy.source_key, &head, None, algorithms).await?;
+        let body = self.body_of(source, &copy.source_key, &head, None, algorithms).await;
+        let Some(body) = unless_changed(body)? else { return Ok(None) };
         let put = PutObject {
-            bucket: copy.bucket,
-            key: copy.key,
+            bucket: copy.bucket.clone(),
+            key: copy.key.clone(),
             meta: NewMeta { headers, user, tags },
-            conditions: copy.conditions,
+            conditions: copy.conditions.clone(),
             create_only: copy.create_only,
             body,
         };
-        self.put_into(bucket, put).await
+        self.put_into(bucket, put).await.map(Some)
     }
 
     /// A range of exactly this version (inclusive), as a body to be written.
@@ -197,8 +211,8 @@ impl Engine {
         algorithms: Vec<ChecksumAlgorithm>,
     ) -> Result<Body, EngineError> {
         let options = same_version(head, range);
-        let got = self.get_object(bucket.name.as_str(), key.clone(), options).await;
-        let stream = got.map_err(as_source)?.body.map(|bytes| bytes.map_err(|_| BodyError::Source));
+        let got = self.get_object(bucket.name.as_str(), key.clone(), options).await?;
+        let stream = got.body.map(|bytes| bytes.map_err(|_| BodyError::Source));
         Ok(Body {
             size: range.map_or(head.meta.size, |(first, last)| last - first + 1),
             stream: stream.boxed(),
@@ -226,7 +240,7 @@ impl Engine {
         }
         let bucket = self.bucket(&part.bucket)?;
         let upload = self.store.upload_find(part.upload, bucket.id, part.key.clone()).await?;
-        for _ in 0..TRIES {
+        for _ in 0..tries(&bucket) {
             let source = self.bucket(&part.source_bucket)?;
             let head = self.source(&source, &part.source_key, &part.source_conditions).await?;
             let (offset, length) = match part.range {
@@ -243,15 +257,16 @@ impl Engine {
             let algorithm = upload.checksum.map_or(ChecksumAlgorithm::Crc64Nvme, |(a, _)| a);
             if length == 0 || source.placement_id != upload.placement {
                 let algorithms = vec![algorithm];
-                let body =
-                    self.body_of(&source, &part.source_key, &head, range, algorithms).await?;
+                let body = self.body_of(&source, &part.source_key, &head, range, algorithms).await;
+                let Some(body) = unless_changed(body)? else { continue };
                 let (bucket, key) = (part.bucket, part.key);
                 let (upload, number) = (part.upload, part.number);
                 return self.part_in_task(UploadPart { bucket, key, upload, number, body }).await;
             }
             let wanted = Wanted { md5: true, sha256: false, algorithms: vec![algorithm] };
             let options = same_version(&head, range);
-            let hash = self.hash_of(&source, &part.source_key, options, wanted).await?;
+            let hash = self.hash_of(&source, &part.source_key, options, wanted).await;
+            let Some(hash) = unless_changed(hash)? else { continue };
             let request = CopyPart {
                 upload: part.upload,
                 bucket: bucket.id,
@@ -290,11 +305,18 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let fleet = self.fleet.load_full();
         for blob in blobs {
-            let facts = self.store.blob(*blob).await?;
+            let facts = match self.store.blob(*blob).await {
+                // The source changed: the next look tells.
+                Err(StoreError::Superseded) => continue,
+                facts => facts?,
+            };
             let choose = self.copy_chooser(&fleet, &bucket.placement, facts.stem, Vec::new());
-            if let Err(err) = self.copy_blob(*blob, choose).await {
-                tracing::warn!(error = chain(&err), "cannot replicate now");
-                return Err(EngineError::Unavailable(None));
+            match self.copy_blob(*blob, choose).await {
+                Ok(_) | Err(CopyBlobError::Store(StoreError::Superseded)) => {}
+                Err(err) => {
+                    tracing::warn!(error = chain(&err), "cannot replicate now");
+                    return Err(EngineError::Unavailable(None));
+                }
             }
         }
         Ok(())
@@ -310,12 +332,14 @@ fn same_version(head: &Head, range: Option<(u64, u64)>) -> GetOptions {
     }
 }
 
-/// A source that another write replaced meanwhile is a condition that no longer holds.
-fn as_source(err: EngineError) -> EngineError {
-    match err {
-        EngineError::ConditionFailed | EngineError::NotModified { .. } => {
-            EngineError::SourceConditionFailed
-        }
-        other => other,
+/// `None` when another write replaced the source meanwhile, or it was deleted: all begins again
+/// with another look at it.
+fn unless_changed<T>(result: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(
+            EngineError::ConditionFailed | EngineError::NotModified { .. } | EngineError::NoSuchKey,
+        ) => Ok(None),
+        Err(err) => Err(err),
     }
 }

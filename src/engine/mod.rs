@@ -29,6 +29,7 @@ mod objects;
 mod put_object;
 mod read;
 mod request;
+mod settling;
 mod tee;
 #[cfg(test)]
 mod tests;
@@ -62,7 +63,11 @@ pub struct Engine {
     pub(crate) clock: Clock,
     /// Bytes of bodies in flight, process-wide.
     pub(crate) budget: Budget,
+    /// Bytes that writers to services keep until a part, or the whole blob, can be sent. Apart from
+    /// the budget, for what fills them draws on that: nobody waits for what he holds himself.
+    pub(crate) buffers: Budget,
     pub(crate) hashers: hash::Hashers,
+    pub(crate) settling: settling::Settling,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +80,7 @@ pub struct EngineSettings {
 }
 
 impl Engine {
-    /// `memory` is the budget for bodies in flight, in bytes; `hash_threads` hash beside the network.
+    /// `memory` is what bodies in flight may hold, in bytes; `hash_threads` hash beside the network.
     pub fn new(
         store: Store,
         fleet: Fleet,
@@ -84,12 +89,15 @@ impl Engine {
         clock: Clock,
     ) -> Arc<Engine> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let buffers = memory / 2;
         Arc::new(Engine {
+            settling: settling::Settling::new(store.clone()),
             store,
             fleet: ArcSwap::from_pointee(fleet),
             settings: ArcSwap::from_pointee(settings),
             clock,
-            budget: Budget::new(memory),
+            budget: Budget::new(memory - buffers),
+            buffers: Budget::new(buffers),
             hashers: hash::Hashers::new(2 * cores),
         })
     }

@@ -11,7 +11,7 @@ use md5::Md5;
 
 use super::Engine;
 use super::EngineError;
-use super::copy_object::TRIES;
+use super::copy_object::tries;
 use super::hash;
 use super::put_object::detached;
 use super::request::CompletePart;
@@ -124,7 +124,7 @@ impl Engine {
         request: CompleteUploadRequest,
     ) -> Result<Stored, EngineError> {
         let bucket = self.bucket(&request.bucket)?;
-        for _ in 0..TRIES {
+        for _ in 0..tries(&bucket) {
             let upload =
                 self.store.upload_find(request.upload, bucket.id, request.key.clone()).await?;
             if let Some(done) = upload.completed {
@@ -136,8 +136,12 @@ impl Engine {
                     modified: done.committed.modified,
                 });
             }
-            let (parts, _) =
-                self.store.parts_list(request.upload, 0, PART_NUMBER_MAX as usize).await?;
+            let listed = self.store.parts_list(request.upload, 0, PART_NUMBER_MAX as usize).await;
+            let (parts, _) = match listed {
+                // Completed or aborted since it was found: the next look tells.
+                Err(StoreError::NoSuchUpload) => continue,
+                listed => listed?,
+            };
             let chosen = choose_parts(&request, &parts)?;
             let whole = whole(&request, &upload, &chosen)?;
             let complete = CompleteUpload {

@@ -16,12 +16,17 @@ use crate::backend::faulty::Faults;
 use crate::base::Ids;
 use crate::model::BackendId;
 use crate::model::BucketName;
+use crate::model::Etag;
+use crate::model::EtagMatch;
 use crate::model::ObjectKey;
 use crate::model::Placement;
+use crate::model::ReadConditions;
 use crate::model::Routing;
+use crate::model::UploadId;
 use crate::model::WriteConditions;
 use crate::store::Declaration;
 use crate::store::DeclaredBackend;
+use crate::store::DeclaredBucket;
 use crate::store::Durability;
 use crate::store::StoreSettings;
 
@@ -121,13 +126,7 @@ impl World {
     }
 
     async fn get(&self, key: &str) -> Result<Vec<u8>, EngineError> {
-        let key = ObjectKey::new(key).unwrap();
-        let mut got = self.engine.get_object("bucket", key, GetOptions::default()).await?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = got.body.next().await {
-            bytes.extend_from_slice(&piece?);
-        }
-        Ok(bytes)
+        self.get_from("bucket", key).await
     }
 
     /// Good replicas of each blob of the object.
@@ -343,4 +342,331 @@ async fn ten_writers_leave_one_whole_object() {
     let body = world.get("key").await.unwrap();
     assert_eq!(body, vec![body[0]; 70_000 + usize::from(body[0])]);
     world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_backends_are_no_room_and_others_are_tried_first() {
+    for size in [100, 3 * MIB] {
+        let world = World::new(1, 1).await;
+        for faults in &world.faults {
+            faults.always(Call::Write, Effect::Fail(Fault::Full));
+        }
+        let full = world.put("key", &bytes(size)).await;
+        assert!(matches!(full, Err(EngineError::NoRoom { .. })), "{size}: {:?}", full.err());
+        world.comes_to_rest().await;
+        // The last one has room.
+        world.faults[2].clear();
+        let put = world.put("key", &bytes(size)).await;
+        if size == 100 {
+            put.unwrap();
+            assert!(world.get("key").await.unwrap() == bytes(size));
+        } else {
+            // A body that streams is gone when its only leg is.
+            assert!(matches!(put, Err(EngineError::NoRoom { .. })), "{:?}", put.err());
+        }
+        world.comes_to_rest().await;
+        let world = World::new(2, 2).await;
+        world.faults[0].always(Call::Piece, Effect::Fail(Fault::Full));
+        world.faults[0].always(Call::Write, Effect::Fail(Fault::Full));
+        world.put("key", &bytes(size)).await.unwrap();
+        assert!(world.replicas("key").await.iter().all(|n| *n == 2));
+        // One place too few, and it is not only for want of room.
+        world.faults[1].always(Call::Write, Effect::Fail(Fault::Passing));
+        let broken = world.put("key", &bytes(size)).await;
+        assert!(matches!(broken, Err(EngineError::Unavailable(_))), "{:?}", broken.err());
+        assert!(world.get("key").await.unwrap() == bytes(size));
+        world.comes_to_rest().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_blob_of_a_body_may_lose_another_leg() {
+    let world = World::with_blobs(MIB, 2, 2).await;
+    world.faults[0].on(Call::Piece, 5, Effect::Fail(Fault::Passing));
+    world.faults[0].on(Call::Finish, 8, Effect::FailAfter(Fault::Passing));
+    world.faults[1].on(Call::Finish, 6, Effect::FailAfter(Fault::Full));
+    let body = bytes(9 * MIB + 5);
+    world.put("key", &body).await.unwrap();
+    let replicas = world.replicas("key").await;
+    assert_eq!((replicas.len(), replicas.iter().all(|n| *n == 2)), (10, true), "{replicas:?}");
+    assert!(world.get("key").await.unwrap() == body);
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_commit_settles_its_late_legs_too() {
+    for (call, size) in [(Call::Write, 100), (Call::Finish, 3 * MIB)] {
+        let world = World::new(2, 1).await;
+        world.put("key", b"before").await.unwrap();
+        world.faults[1].on(call, 1, Effect::Hang);
+        let mut put = world.request("key", bytes(size));
+        put.conditions.if_none_match = Some(EtagMatch::Any);
+        let refused = world.engine.put_object(put).await;
+        assert!(matches!(refused, Err(EngineError::ConditionFailed)), "{:?}", refused.err());
+        assert_eq!(world.get("key").await.unwrap(), b"before");
+        world.comes_to_rest().await;
+        world.faults[1].clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_leg_joins_or_is_given_up() {
+    for joins in [true, false] {
+        let world = World::new(2, 1).await;
+        // Its own answer is lost in one case; it hangs past the tail in the other.
+        let effect = if joins { Effect::FailAfter(Fault::Passing) } else { Effect::Hang };
+        world.faults[1].on(Call::Finish, 1, effect);
+        world.put("key", &bytes(3 * MIB)).await.unwrap();
+        assert_eq!(world.replicas("key").await, [1]);
+        world.faults[1].clear();
+        world.comes_to_rest().await;
+        assert!(world.get("key").await.unwrap() == bytes(3 * MIB));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_panics_or_loses_its_client_leaves_no_reservation() {
+    let world = World::new(2, 1).await;
+    for size in [100, 9 * MIB] {
+        let mut put = world.request("key", Vec::new());
+        put.body.size = size as u64;
+        let frames = stream::iter(0..).map(move |n| {
+            assert!(n < 3, "on purpose");
+            Ok(Bytes::from(bytes((size / 4).max(1))))
+        });
+        put.body.stream = frames.boxed();
+        let engine = Arc::clone(&world.engine);
+        assert!(tokio::spawn(async move { engine.put_object(put).await }).await.is_err());
+        world.comes_to_rest().await;
+    }
+    // The client's future goes, the write comes to its end all the same.
+    let put = world.request("gone", bytes(5 * MIB));
+    let engine = Arc::clone(&world.engine);
+    let client = tokio::spawn(async move { engine.put_object(put).await });
+    tokio::task::yield_now().await;
+    client.abort();
+    let _ = client.await;
+    world.comes_to_rest().await;
+    match world.get("gone").await {
+        Ok(body) => assert!(body == bytes(5 * MIB)),
+        Err(err) => assert!(matches!(err, EngineError::NoSuchKey), "{err}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_comes_back_is_used_again() {
+    let world = World::new(3, 1).await;
+    world.put("before", &bytes(100)).await.unwrap();
+    world.faults[0].lose_marker(true);
+    let _ = world.put("meanwhile", &bytes(100)).await;
+    world.put("meanwhile", &bytes(100)).await.unwrap();
+    assert_eq!(world.replicas("meanwhile").await, [2]);
+    assert!(world.get("before").await.unwrap() == bytes(100));
+    let key = ObjectKey::new("before").unwrap();
+    world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
+    let outcome = world.engine.cleanup_once().await.unwrap();
+    assert_eq!(outcome.deleted, outcome.failed * 2, "two of three can be deleted from");
+    world.faults[0].clear();
+    world.engine.look_for_absent().await;
+    world.put("after", &bytes(100)).await.unwrap();
+    assert_eq!(world.replicas("after").await, [3]);
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_between_placements_is_written_anew() {
+    let world = World::new(1, 1).await;
+    let size = 9 * MIB + 1;
+    world.put("key", &bytes(size)).await.unwrap();
+    world.wishes("other", 2, 2).await;
+    let stored = world.copy("key", "other", "copy").await.unwrap();
+    assert_eq!(stored.size, size as u64);
+    let (bucket, key) = (world.engine.bucket("other").unwrap(), ObjectKey::new("copy").unwrap());
+    let found = world.engine.store.object_find(bucket.id, key).await.unwrap();
+    let good =
+        |e: &crate::store::Entry| e.replicas.iter().filter(|r| r.state.is_readable()).count();
+    assert_eq!(found.entries.iter().map(good).collect::<Vec<_>>(), [2, 2, 2]);
+    drop(found);
+    // The source is gone: nothing was shared.
+    let key = ObjectKey::new("key").unwrap();
+    world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
+    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    assert!(world.get_from("other", "copy").await.unwrap() == bytes(size));
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_and_completes_demand_what_the_bucket_demands() {
+    let world = World::new(3, 1).await;
+    // Two of three legs fail: one good replica, and the bucket then wants all three.
+    for faults in &world.faults[1..] {
+        faults.always(Call::Write, Effect::Fail(Fault::Passing));
+    }
+    world.put("key", &bytes(5 * MIB)).await.unwrap();
+    let upload = world.upload("parts").await;
+    let etag = world.part("parts", upload, 1, bytes(100)).await.unwrap();
+    let complete = || world.complete("parts", upload, vec![(1, etag.clone())]);
+    world.wishes("bucket", 3, 3).await;
+    // A refusal for want of replicas changes nothing.
+    let poor = complete().await;
+    assert!(matches!(poor, Err(EngineError::Unavailable(_))), "{:?}", poor.err());
+    world.faults.iter().for_each(Faults::clear);
+    complete().await.unwrap();
+    assert_eq!(world.replicas("parts").await, [3]);
+    assert!(world.get("parts").await.unwrap() == bytes(100));
+    world.copy("key", "bucket", "copy").await.unwrap();
+    assert!(world.replicas("copy").await.iter().all(|n| *n == 3));
+    assert!(world.get("copy").await.unwrap() == bytes(5 * MIB));
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_are_copied_from_any_range() {
+    let world = World::new(2, 2).await;
+    let source = bytes(9 * MIB + 3);
+    world.put("key", &source).await.unwrap();
+    let upload = world.upload("parts").await;
+    // Within a blob, across one border, across two.
+    let ranges = [(5, 5 * MIB + 8), (4 * MIB - 1, 9 * MIB), (MIB, 9 * MIB + 2), (0, 0)];
+    let (mut parts, mut whole) = (Vec::new(), Vec::new());
+    for (number, (first, last)) in (1..).zip(ranges) {
+        let part = UploadPartCopy {
+            source_bucket: "bucket".into(),
+            source_key: ObjectKey::new("key").unwrap(),
+            source_conditions: ReadConditions::default(),
+            range: Some((first as u64, last as u64)),
+            bucket: "bucket".into(),
+            key: ObjectKey::new("parts").unwrap(),
+            upload,
+            number,
+        };
+        let info = world.engine.upload_part_copy(part).await.unwrap();
+        parts.push((number, Etag::of_body(info.md5).to_string()));
+        whole.extend_from_slice(&source[first..=last]);
+    }
+    world.complete("parts", upload, parts).await.unwrap();
+    let files = world.files();
+    assert_eq!(files, 6, "no bytes moved");
+    let key = ObjectKey::new("key").unwrap();
+    world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
+    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    assert!(world.get("parts").await.unwrap() == whole);
+    world.comes_to_rest().await;
+}
+
+impl World {
+    fn request(&self, key: &str, body: Vec<u8>) -> PutObject {
+        PutObject {
+            bucket: "bucket".into(),
+            key: ObjectKey::new(key).unwrap(),
+            meta: NewMeta::default(),
+            conditions: WriteConditions::default(),
+            create_only: false,
+            body: Body {
+                size: body.len() as u64,
+                stream: stream::iter([Ok(Bytes::from(body))]).boxed(),
+                expected: Expected::default(),
+                trailer: None,
+                draws: true,
+            },
+        }
+    }
+
+    /// Declares a bucket with these wishes.
+    async fn wishes(&self, bucket: &str, replicas: u32, min_replicas: u32) {
+        let placement =
+            Placement { replicas, min_replicas, routing: Routing::Pack, require_distinct: vec![] };
+        let backends = self.engine.store.backends().await.unwrap().into_iter();
+        let declaration = Declaration {
+            backends: backends
+                .map(|b| DeclaredBackend {
+                    id: b.id,
+                    name: b.name,
+                    location: b.location,
+                    quota: None,
+                })
+                .collect(),
+            buckets: vec![DeclaredBucket {
+                name: BucketName::new(bucket).unwrap(),
+                placement: placement.clone(),
+                max_uploads: 0,
+                quota: None,
+            }],
+            keys: Vec::new(),
+            default_placement: placement,
+        };
+        self.engine.store.declare(declaration).await.unwrap();
+    }
+
+    async fn copy(&self, key: &str, bucket: &str, to: &str) -> Result<Stored, EngineError> {
+        let copy = CopyObject {
+            source_bucket: "bucket".into(),
+            source_key: ObjectKey::new(key).unwrap(),
+            source_conditions: ReadConditions::default(),
+            bucket: bucket.into(),
+            key: ObjectKey::new(to).unwrap(),
+            conditions: WriteConditions::default(),
+            create_only: false,
+            headers: None,
+            tags: None,
+            algorithm: None,
+        };
+        self.engine.copy_object(copy).await
+    }
+
+    async fn get_from(&self, bucket: &str, key: &str) -> Result<Vec<u8>, EngineError> {
+        let key = ObjectKey::new(key).unwrap();
+        let mut got = self.engine.get_object(bucket, key, GetOptions::default()).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = got.body.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        Ok(bytes)
+    }
+
+    async fn upload(&self, key: &str) -> UploadId {
+        let create = CreateUpload {
+            bucket: "bucket".into(),
+            key: ObjectKey::new(key).unwrap(),
+            meta: NewMeta::default(),
+            checksum: None,
+            initiator: "somebody".into(),
+        };
+        self.engine.create_upload(create).await.unwrap().id
+    }
+
+    /// The ETag of the part.
+    async fn part(
+        &self,
+        key: &str,
+        upload: UploadId,
+        number: u32,
+        body: Vec<u8>,
+    ) -> Result<String, EngineError> {
+        let PutObject { bucket, key, body, .. } = self.request(key, body);
+        let part = UploadPart { bucket, key, upload, number, body };
+        let info = self.engine.upload_part(part).await?;
+        Ok(Etag::of_body(info.md5).to_string())
+    }
+
+    async fn complete(
+        &self,
+        key: &str,
+        upload: UploadId,
+        parts: Vec<(u32, String)>,
+    ) -> Result<Stored, EngineError> {
+        let named = |(number, etag)| CompletePart { number, etag, checksums: Vec::new() };
+        let request = CompleteUploadRequest {
+            bucket: "bucket".into(),
+            key: ObjectKey::new(key).unwrap(),
+            upload,
+            parts: parts.into_iter().map(named).collect(),
+            conditions: WriteConditions::default(),
+            create_only: false,
+            checksums: Vec::new(),
+            checksum_type: None,
+            size: None,
+        };
+        self.engine.complete_upload(request).await
+    }
 }

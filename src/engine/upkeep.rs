@@ -1,7 +1,12 @@
 //! Small things that must be looked at from time to time.
 
+use std::time::Duration;
+
 use super::Engine;
 use crate::base::chain;
+
+/// How long a look at an absent backend may take.
+const LOOK_WAIT: Duration = Duration::from_secs(20);
 
 impl Engine {
     /// Looks whether absent backends are back, so that they heal without traffic.
@@ -9,7 +14,8 @@ impl Engine {
         let fleet = self.fleet.load_full();
         let absent = fleet.all().iter().filter(|backend| !backend.is_present());
         let looks = absent.map(async |backend| {
-            if backend.look().await.is_ok() {
+            // One that gives no answer must not keep the others from being seen.
+            if let Ok(Ok(())) = tokio::time::timeout(LOOK_WAIT, backend.look()).await {
                 tracing::info!(backend = %backend.name(), "the backend is back");
             }
         });

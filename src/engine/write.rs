@@ -21,11 +21,12 @@ use super::hash::BodyHash;
 use super::hash::Wanted;
 use super::request::Body;
 use super::request::Expected;
+use super::settling::Due;
+use super::tee::Held;
 use super::tee::Late;
 use super::tee::Placed;
 use super::tee::Tee;
 use crate::backend::Fleet;
-use crate::base::chain;
 use crate::base::limits::ROOM_WAIT;
 use crate::base::limits::SHORT_BODY_MAX;
 use crate::model::BackendId;
@@ -42,7 +43,6 @@ use crate::plan::placement::Candidate;
 use crate::plan::placement::Rules;
 use crate::store::BlobRequest;
 use crate::store::Choose;
-use crate::store::FailedWrite;
 use crate::store::FinishedBlob;
 use crate::store::LedgerRow;
 use crate::store::StoreError;
@@ -50,9 +50,6 @@ use crate::store::Target;
 
 /// How often a write that found no room asks again, within [`ROOM_WAIT`].
 const ROOM_LOOK: Duration = Duration::from_millis(50);
-/// How often, and how long between tries, intents are given up that the store could not settle.
-const ABANDON_TRIES: u32 = 60;
-const ABANDON_PAUSE: Duration = Duration::from_secs(2);
 
 /// A body on its backends, ready for the commit.
 pub(super) struct Written {
@@ -99,12 +96,24 @@ impl Engine {
         if size == 0 {
             return Ok(Written { size, hash, blobs: Vec::new(), late: Late::none() });
         }
+        let held = Held::whole(held);
         let fleet = self.fleet.load_full();
-        let registered = self.register(&fleet, bucket, key, part, vec![size]).await?;
-        let mut tee = Tee::new(self, fleet, bucket.placement.clone());
-        tee.write_whole(registered, &bytes, blob_hash, held);
-        let (blobs, late) = tee.settle().await?;
-        Ok(Written { size, hash, blobs, late })
+        let blobs = requests(bucket, key, part, &[size]);
+        let mut registered = self.register(&fleet, bucket, &blobs, &[], ROOM_WAIT).await?;
+        let mut failed_on: Vec<BackendId> = Vec::new();
+        loop {
+            let placement = bucket.placement.clone();
+            let mut tee = Tee::new(self, Arc::clone(&fleet), placement, registered);
+            tee.write_whole(&bytes, &blob_hash, &held);
+            let failed = match tee.settle().await {
+                Ok((blobs, late)) => return Ok(Written { size, hash, blobs, late }),
+                Err(failed) => failed,
+            };
+            // The body is still here: there may be backends that were not tried.
+            failed_on.extend(failed.on);
+            let again = self.register(&fleet, bucket, &blobs, &failed_on, Duration::ZERO).await;
+            registered = again.map_err(|_| failed.why)?;
+        }
     }
 
     async fn write_long(
@@ -116,11 +125,12 @@ impl Engine {
     ) -> Result<Written, EngineError> {
         let size = body.size;
         let fleet = self.fleet.load_full();
-        let sizes = split(size, self.settings.load().blob_max);
-        let registered = self.register(&fleet, bucket, key, part, sizes).await?;
-        let mut tee = Tee::new(self, fleet, bucket.placement.clone());
+        let most = blob_max(&fleet, &bucket.placement, self.settings.load().blob_max);
+        let blobs = requests(bucket, key, part, &split(size, most));
+        let registered = self.register(&fleet, bucket, &blobs, &[], ROOM_WAIT).await?;
+        let mut tee = Tee::new(self, fleet, bucket.placement.clone(), registered);
         let wanted = wanted(&body.expected);
-        let streamed = tee.stream(registered, &mut body, wanted).await;
+        let streamed = tee.stream(&mut body, wanted).await;
         let checked = streamed.and_then(|hash| {
             let trailing = read_trailer(&mut body)?;
             check(&body.expected, &trailing, &hash)?;
@@ -128,7 +138,7 @@ impl Engine {
         });
         match checked {
             Ok(hash) => {
-                let (blobs, late) = tee.settle().await?;
+                let (blobs, late) = tee.settle().await.map_err(|failed| failed.why)?;
                 Ok(Written { size, hash, blobs, late })
             }
             Err(err) => {
@@ -138,33 +148,24 @@ impl Engine {
         }
     }
 
-    /// Registers blobs of these sizes. Without room it wakes cleanup and waits up to [`ROOM_WAIT`].
+    /// Registers blobs, on none of the backends to `avoid`. Without room it wakes cleanup and
+    /// waits up to `wait`.
     async fn register(
         &self,
         fleet: &Fleet,
         bucket: &Bucket,
-        key: &ObjectKey,
-        part: u32,
-        sizes: Vec<u64>,
+        requests: &[BlobRequest],
+        avoid: &[BackendId],
+        wait: Duration,
     ) -> Result<Vec<Placed>, EngineError> {
-        let requests: Vec<BlobRequest> = sizes
-            .iter()
-            .zip(0..)
-            .map(|(&size, piece)| BlobRequest {
-                size,
-                stem: path::stem(&bucket.name, key, part, piece),
-            })
-            .collect();
-        let deadline = tokio::time::Instant::now() + ROOM_WAIT;
+        let deadline = tokio::time::Instant::now() + wait;
         loop {
             let stems = requests.iter().map(|request| request.stem.clone()).collect();
-            let choose = self.chooser(fleet, &bucket.placement, stems);
+            let choose = self.chooser(fleet, &bucket.placement, stems, avoid.to_vec());
             let (id, placement) = (bucket.id, bucket.placement_id);
-            match self.store.blobs_register(id, placement, requests.clone(), choose).await {
+            match self.store.blobs_register(id, placement, requests.to_vec(), choose).await {
                 Err(StoreError::NoRoom { size }) => {
-                    let reachable =
-                        fleet.all().iter().filter(|b| b.is_durable() && b.is_present()).count();
-                    if reachable < bucket.placement.min_replicas as usize {
+                    if !is_reachable(fleet, &bucket.placement) {
                         return Err(EngineError::Unavailable(None));
                     }
                     if tokio::time::Instant::now() >= deadline {
@@ -174,7 +175,7 @@ impl Engine {
                     tokio::time::sleep(ROOM_LOOK).await;
                 }
                 registered => {
-                    let stems = requests.into_iter().map(|request| request.stem);
+                    let stems = requests.iter().map(|request| request.stem.clone());
                     return Ok(registered?.into_iter().zip(stems).collect());
                 }
             }
@@ -182,7 +183,13 @@ impl Engine {
     }
 
     /// The choice of targets for new blobs: as many as are wished, at least `min_replicas` that last.
-    fn chooser(&self, fleet: &Fleet, placement: &Placement, stems: Vec<String>) -> Choose {
+    fn chooser(
+        &self,
+        fleet: &Fleet,
+        placement: &Placement,
+        stems: Vec<String>,
+        avoid: Vec<BackendId>,
+    ) -> Choose {
         let same_device = self.settings.load().same_device;
         let fleet = fleet.clone();
         let placement = placement.clone();
@@ -190,36 +197,34 @@ impl Engine {
         Box::new(move |ledger, size, holders| {
             let stem = stems.pop_front()?;
             let count = placement.replicas as usize;
-            let targets = choose_targets(
-                &fleet,
-                ledger,
-                Wish { size, count, holders, stem: &stem, placement: &placement, same_device },
-            );
+            let (stem, placement, avoid) = (&stem, &placement, &avoid);
+            let wish = Wish { size, count, holders, avoid, stem, placement, same_device };
+            let targets = choose_targets(&fleet, ledger, wish);
             let lasting = |t: &&Target| fleet.get(t.backend).is_some_and(|b| b.is_durable());
             let enough = targets.iter().filter(lasting).count() >= placement.min_replicas as usize;
             enough.then_some(targets)
         })
     }
 
-    /// The choice of one further target for a blob, on a backend that lasts.
+    /// The choice of one further target for a blob, on a backend that lasts and is not one where
+    /// it was tried in vain. Intents on those do not count as places that hold the blob.
     pub(super) fn copy_chooser(
         &self,
         fleet: &Fleet,
         placement: &Placement,
         stem: String,
-        tried: Vec<BackendId>,
+        failed_on: Vec<BackendId>,
     ) -> Choose {
         let same_device = self.settings.load().same_device;
         let fleet = fleet.clone();
         let placement = placement.clone();
         Box::new(move |ledger, size, holders| {
-            let holders: Vec<_> = holders.iter().chain(&tried).copied().collect();
-            let holders = &holders;
-            let mut targets = choose_targets(
-                &fleet,
-                ledger,
-                Wish { size, count: 1, holders, stem: &stem, placement: &placement, same_device },
-            );
+            let is_there = |id: &&BackendId| !failed_on.contains(id);
+            let holders: Vec<_> = holders.iter().filter(is_there).copied().collect();
+            let (holders, avoid) = (&holders, &failed_on);
+            let (stem, placement) = (&stem, &placement);
+            let wish = Wish { size, count: 1, holders, avoid, stem, placement, same_device };
+            let mut targets = choose_targets(&fleet, ledger, wish);
             targets.retain(|t| fleet.get(t.backend).is_some_and(|b| b.is_durable()));
             (!targets.is_empty()).then_some(targets)
         })
@@ -230,11 +235,11 @@ impl Engine {
         let bucket = self.bucket(bucket)?;
         let fleet = self.fleet.load_full();
         let ledger: Vec<LedgerRow> = self.store.ledger().await?;
-        let blob = size.min(self.settings.load().blob_max);
-        let stem = String::new();
-        let mut choose = self.chooser(&fleet, &bucket.placement, vec![stem]);
-        match choose(&ledger, blob, &[]) {
+        let most = blob_max(&fleet, &bucket.placement, self.settings.load().blob_max);
+        let mut choose = self.chooser(&fleet, &bucket.placement, vec![String::new()], Vec::new());
+        match choose(&ledger, size.min(most), &[]) {
             Some(_) => Ok(()),
+            None if !is_reachable(&fleet, &bucket.placement) => Err(EngineError::Unavailable(None)),
             None => Err(EngineError::NoRoom { size }),
         }
     }
@@ -250,36 +255,28 @@ impl Engine {
         blobs: Vec<FinishedBlob>,
         late: Late,
     ) {
-        let undecided = matches!(
+        let is_refused = matches!(
             err,
-            StoreError::Busy
-                | StoreError::Unavailable(_)
-                | StoreError::OutcomeUnknown
-                | StoreError::Sqlite(_)
+            StoreError::NoSuchBucket
+                | StoreError::NoSuchUpload
+                | StoreError::Exists
+                | StoreError::ConditionFailed
+                | StoreError::NoSuchKey
+                | StoreError::BucketQuota
         );
-        let engine = Arc::clone(self);
+        let settling = self.settling.clone();
         tokio::spawn(async move {
-            late.stop().await;
-            if undecided {
-                let blobs = blobs.into_iter().map(|b| (b.blob, b.failed)).collect();
-                engine.abandon(blobs).await;
+            let ended = late.stop().await;
+            if is_refused {
+                return;
+            }
+            let blobs = blobs.into_iter().map(|b| (b.blob, b.failed)).collect();
+            settling.settle(Due::Blobs(blobs)).await;
+            // Should the commit have been made, the late legs' intents are still there.
+            for due in ended {
+                settling.settle(due).await;
             }
         });
-    }
-
-    /// Gives up blobs whose writers have stopped, trying again while the store cannot write. What
-    /// is still there when the tries are used up is settled by the next start.
-    pub(super) async fn abandon(&self, blobs: Vec<(crate::model::BlobId, Vec<FailedWrite>)>) {
-        for _ in 0..ABANDON_TRIES {
-            match self.store.blobs_abandon(blobs.clone()).await {
-                Ok(()) => return,
-                Err(err) => {
-                    tracing::debug!(error = chain(&err), "cannot give up yet");
-                    tokio::time::sleep(ABANDON_PAUSE).await;
-                }
-            }
-        }
-        tracing::warn!(blobs = blobs.len(), "intents stay until the next start settles them");
     }
 }
 
@@ -288,6 +285,7 @@ struct Wish<'a> {
     size: u64,
     count: usize,
     holders: &'a [BackendId],
+    avoid: &'a [BackendId],
     stem: &'a str,
     placement: &'a Placement,
     same_device: bool,
@@ -306,7 +304,7 @@ fn choose_targets(fleet: &Fleet, ledger: &[LedgerRow], wish: Wish<'_>) -> Vec<Ta
             let on_disk = backend.room().map_or(u64::MAX, |r| r.saturating_sub(row.reserved));
             Some(Candidate {
                 backend: backend.id(),
-                writable: backend.is_present(),
+                writable: backend.is_present() && !wish.avoid.contains(&backend.id()),
                 durable: backend.is_durable(),
                 room: by_quota.min(on_disk),
                 used_share: row.quota.map_or(0.0, |quota| taken as f64 / quota.max(1) as f64),
@@ -329,6 +327,36 @@ fn choose_targets(fleet: &Fleet, ledger: &[LedgerRow], wish: Wish<'_>) -> Vec<Ta
                 && path::fits(wish.stem, &backend.path_limits());
             let form = if readable { PathForm::Readable } else { PathForm::Opaque };
             Some(Target { backend: id, form })
+        })
+        .collect()
+}
+
+/// Whether there are enough backends, with or without room.
+fn is_reachable(fleet: &Fleet, placement: &Placement) -> bool {
+    let reachable = fleet.all().iter().filter(|b| b.is_durable() && b.is_present()).count();
+    reachable >= placement.min_replicas as usize
+}
+
+/// The largest blob that `min_replicas` of the backends take, up to `most`.
+fn blob_max(fleet: &Fleet, placement: &Placement, most: u64) -> u64 {
+    let counting = fleet.all().iter().filter(|b| b.is_durable() && b.is_present());
+    let limits = counting.map(|backend| backend.settings().blob_max).collect();
+    taken_by(placement.min_replicas as usize, limits, most)
+}
+
+/// The most that so many of those with these limits take; `most` where there are fewer.
+fn taken_by(count: usize, mut limits: Vec<u64>, most: u64) -> u64 {
+    limits.sort_unstable_by(|a, b| b.cmp(a));
+    limits.get(count.saturating_sub(1)).map_or(most, |limit| most.min(*limit))
+}
+
+/// Blobs of these sizes, with the stems of their paths.
+fn requests(bucket: &Bucket, key: &ObjectKey, part: u32, sizes: &[u64]) -> Vec<BlobRequest> {
+    let pieces = sizes.iter().zip(0..);
+    pieces
+        .map(|(&size, piece)| BlobRequest {
+            size,
+            stem: path::stem(&bucket.name, key, part, piece),
         })
         .collect()
 }
@@ -416,6 +444,15 @@ mod tests {
         assert_eq!(split(10, 4), [4, 4, 2]);
         assert_eq!(split(8, 4), [4, 4]);
         assert_eq!(split(3, 4), [3]);
+    }
+
+    #[test]
+    fn a_blob_is_as_large_as_enough_backends_take() {
+        assert_eq!(taken_by(1, vec![16, 1000], 256), 256);
+        assert_eq!(taken_by(2, vec![16, 1000], 256), 16);
+        assert_eq!(taken_by(1, vec![16], 256), 16);
+        assert_eq!(taken_by(3, vec![16, 1000], 256), 256);
+        assert_eq!(taken_by(2, vec![16, 100, 1000], 256), 100);
     }
 
     async fn whole(size: u64, frames: &[&'static str]) -> Result<Bytes, EngineError> {

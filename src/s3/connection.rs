@@ -16,6 +16,8 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
@@ -142,7 +144,12 @@ impl Connection {
             let busy = beat.begin();
             let service = service.clone();
             async move {
-                let response = service.handle(request).await;
+                let is_asked = asks_to_continue(&request);
+                let is_empty = http_body::Body::is_end_stream(request.body());
+                let mut response = service.handle(request).await;
+                if is_asked && (is_empty || !response.status().is_success()) {
+                    close_after(&mut response);
+                }
                 Ok::<_, std::convert::Infallible>(
                     response.map(|body| Counted { body, _busy: busy }),
                 )
@@ -189,6 +196,16 @@ impl Connection {
             }
         }
     }
+}
+
+fn asks_to_continue<B>(request: &http::Request<B>) -> bool {
+    request.version() == http::Version::HTTP_11 && request.headers().contains_key(header::EXPECT)
+}
+
+/// An answer that stands in the place of "100 Continue" is the connection's last. botocore takes
+/// whatever follows it on the same connection for something else, and waits until it gives up.
+fn close_after<B>(response: &mut http::Response<B>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -862,6 +862,23 @@ async fn a_refused_request_is_not_asked_for_its_body() {
 }
 
 #[tokio::test]
+async fn an_answer_in_place_of_a_continue_ends_the_connection() {
+    let bench = Bench::new().await;
+    for (secret, length, answer_begins) in
+        [("secret", 0, "HTTP/1.1 200"), ("guess", 5, "HTTP/1.1 403")]
+    {
+        let mut draft = bench.draft("PUT", "/bbb/k", "UNSIGNED-PAYLOAD");
+        Signer { secret: secret.into(), ..signer() }.sign_header(&mut draft);
+        let head = head(&draft, Some(length)).replace("connection: close", "expect: 100-continue");
+        let mut stream = TcpStream::connect(bench.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, |text| text.contains("\r\n\r\n")).await;
+        assert!(answer.starts_with(answer_begins), "{answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn xml_bodies_have_a_largest_size() {
     let bench = Bench::new().await;
     let post = || with_query(bench.draft("POST", "/bbb", "UNSIGNED-PAYLOAD"), "delete", "");

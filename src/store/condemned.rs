@@ -115,6 +115,29 @@ impl Store {
         .await
     }
 
+    /// Not tried: looked at again after `pause`, and not counted as a failure.
+    pub async fn condemned_put_off(
+        &self,
+        ids: Vec<u64>,
+        pause: Duration,
+    ) -> Result<(), StoreError> {
+        let due = self.shared().clock.now().plus(pause);
+        for some in ids.chunks(WORK_ROWS_MAX) {
+            let some = some.to_vec();
+            self.write(Lane::Work, Need::Recorded, move |tx| {
+                for id in some {
+                    tx.run(
+                        "UPDATE condemned SET due = ?2 WHERE id = ?1 AND due IS NOT NULL",
+                        (id, due.0),
+                    )?;
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     /// When the next condemned path is due. Those that a reader may still read are left out:
     /// [`Store::cleanup_wanted`] tells when such a reader has gone.
     pub async fn condemned_next(&self) -> Result<Option<Timestamp>, StoreError> {

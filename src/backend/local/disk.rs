@@ -66,6 +66,8 @@ pub(crate) struct Disk {
     swept: AtomicBool,
     space: Mutex<Option<(Instant, Space)>>,
     refreshing: AtomicBool,
+    /// Something was deleted since the space was read.
+    grown: AtomicBool,
     device: Mutex<Option<u64>>,
 }
 
@@ -151,6 +153,7 @@ impl Disk {
             swept: AtomicBool::new(false),
             space: Mutex::default(),
             refreshing: AtomicBool::new(false),
+            grown: AtomicBool::new(false),
             device: Mutex::default(),
         }
     }
@@ -193,7 +196,7 @@ impl Disk {
 
     /// What an error means: something is missing only from a root that is there.
     fn failure(&self, err: io::Error, aim: Aim) -> Failure {
-        let failure = Failure::io(err, aim);
+        let failure = if aim == Aim::Make { self.unmade(err) } else { Failure::io(err, aim) };
         match failure.fault {
             Fault::Missing => match self.must_be_seen() {
                 Ok(()) => failure,
@@ -220,7 +223,8 @@ impl Disk {
     /// The space as last read; read again in the background when that is a while ago.
     pub(crate) fn space(self: &Arc<Self>) -> Option<Space> {
         let last = *lock(&self.space);
-        let fresh = last.is_some_and(|(when, _)| when.elapsed() < SPACE_FRESH);
+        let fresh = last.is_some_and(|(when, _)| when.elapsed() < SPACE_FRESH)
+            && !self.grown.load(Ordering::Acquire);
         if !fresh && !self.refreshing.swap(true, Ordering::AcqRel) {
             let disk = Arc::clone(self);
             let job = move || {
@@ -235,6 +239,7 @@ impl Disk {
     }
 
     fn read_space(&self) {
+        self.grown.store(false, Ordering::Release);
         if let Ok(stat) = rustix::fs::statvfs(&self.root) {
             let space = Space {
                 available: stat.f_bavail.saturating_mul(stat.f_frsize),
@@ -242,6 +247,22 @@ impl Disk {
             };
             *lock(&self.space) = Some((Instant::now(), space));
         }
+    }
+
+    /// `size` bytes were taken since the space was read.
+    fn spend(&self, size: u64) {
+        if let Some((_, space)) = &mut *lock(&self.space) {
+            space.available = space.available.saturating_sub(size);
+        }
+    }
+
+    /// What a failure to make something means. That the disk is full is known from then on.
+    fn unmade(&self, err: io::Error) -> Failure {
+        let failure = Failure::io(err, Aim::Make);
+        if failure.fault == Fault::Full {
+            self.read_space();
+        }
+        failure
     }
 
     fn refresh_space(&self) {
@@ -291,12 +312,12 @@ impl Disk {
 
     /// Writes `bytes` into a temporary file, at `offset`.
     pub(crate) fn fill(&self, temp: &Temp, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
-        temp.file.write_all_at(bytes, offset).map_err(|err| Failure::io(err, Aim::Make))
+        temp.file.write_all_at(bytes, offset).map_err(|err| self.unmade(err))
     }
 
     /// Begins to make durable what was filled in so far; the error, if any, is final.
     pub(crate) fn flush(&self, temp: &Temp) -> Result<(), Failure> {
-        temp.file.sync_data().map_err(|err| Failure::io(err, Aim::Make))
+        temp.file.sync_data().map_err(|err| self.unmade(err))
     }
 
     /// Makes a temporary file of `size` bytes durable under `path`, and answers when it is.
@@ -313,6 +334,9 @@ impl Disk {
             }
             self.rename(temp, &self.resolve(path)?)
         });
+        if renamed.is_ok() {
+            self.spend(size);
+        }
         self.refresh_space();
         let dir = match renamed {
             Ok(dir) => dir,
@@ -433,6 +457,7 @@ impl Disk {
         match fs::remove_file(&file) {
             Ok(()) => {
                 self.prune(&file);
+                self.grown.store(true, Ordering::Release);
                 Ok(())
             }
             Err(err) => match self.failure(err, Aim::Look) {

@@ -4,6 +4,9 @@
 //!
 //! - A group is given out only after its bytes were held against the blob's hash.
 //! - Between two groups given out each replica is tried at most twice, so a read ends.
+//!
+//! A replica that is known to be wrong comes last and not never: every group is verified anyway,
+//! and the damage of two replicas need not be in the same place.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -71,8 +74,10 @@ struct Current {
     open: Option<Open>,
     /// Tried since the last group was given out.
     tried: Vec<WriteId>,
-    /// Missing, damaged or hanging: not tried again.
+    /// Missing or hanging: not tried again.
     bad: Vec<WriteId>,
+    /// Found damaged in this read: tried last, and once for a group.
+    damaged: Vec<WriteId>,
     /// The store was asked for other replicas since the last group was given out.
     refreshed: bool,
     last: Option<Arc<BackendError>>,
@@ -83,6 +88,14 @@ struct Open {
     pieces: Pieces,
     /// The part of a piece that belongs to the next group.
     rest: Bytes,
+}
+
+/// What a read expects of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Belief {
+    Missing,
+    Damaged,
+    Good,
 }
 
 /// Why a replica is left.
@@ -174,6 +187,7 @@ impl<S: Source> Reader<S> {
             open: None,
             tried: Vec::new(),
             bad: Vec::new(),
+            damaged: Vec::new(),
             refreshed: false,
             last: None,
         })
@@ -223,7 +237,8 @@ impl<S: Source> Reader<S> {
                 return Err(EngineError::Unavailable(current.last.clone()));
             } else {
                 current.refreshed = true;
-                current.tried.clear();
+                let damaged = &current.damaged;
+                current.tried.retain(|write| damaged.contains(write));
                 let replicas = self.source.replicas(current.segment.blob).await;
                 current.segment.replicas =
                     replicas.map_err(|err| EngineError::Store(Arc::new(err)))?;
@@ -235,15 +250,17 @@ impl<S: Source> Reader<S> {
         let left = current.segment.replicas.iter().filter(|replica| current.is_left(replica));
         let ranked = left.filter_map(|replica| {
             let strikes = self.strikes.get(&replica.backend).copied().unwrap_or(0);
-            Some((Reverse(strikes), self.source.standing(replica.backend)?, replica))
+            let standing = self.source.standing(replica.backend)?;
+            Some(((current.belief(replica), Reverse(strikes), standing), replica))
         });
-        ranked.max_by_key(|(strikes, standing, _)| (*strikes, *standing)).map(|(.., best)| best)
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, best)| best)
     }
 
     fn patience(&self, current: &Current, replica: &Replica) -> Duration {
         let another = current.segment.replicas.iter().any(|other| {
             let known = || self.source.standing(other.backend).is_some_and(|s| s.present);
-            other.write != replica.write && current.is_left(other) && known()
+            let is_better = current.belief(other) >= current.belief(replica);
+            other.write != replica.write && current.is_left(other) && is_better && known()
         });
         if another { PATIENCE } else { PATIENCE_ALONE }
     }
@@ -252,9 +269,17 @@ impl<S: Source> Reader<S> {
     fn failed(&mut self, current: &mut Current, replica: &Replica, failure: Failure) {
         let (blob, backend, path) = (current.segment.blob, replica.backend, replica.path.as_str());
         if let Some(state) = failure.finding() {
-            tracing::warn!(%blob, %backend, path, state = state.name(), "a replica is wrong");
-            current.bad.push(replica.write);
-            self.source.mark(replica, state);
+            let list = match state {
+                ReplicaState::Damaged => &mut current.damaged,
+                _ => &mut current.bad,
+            };
+            let is_new = !list.contains(&replica.write) && replica.state.is_readable();
+            list.push(replica.write);
+            // What the store knows already need not be said again.
+            if is_new {
+                tracing::warn!(%blob, %backend, path, state = state.name(), "a replica is wrong");
+                self.source.mark(replica, state);
+            }
         } else {
             let why = failure.name();
             tracing::debug!(%blob, %backend, path, why, "reading goes on elsewhere");
@@ -270,10 +295,21 @@ impl<S: Source> Reader<S> {
 }
 
 impl Current {
+    /// Whether it can still be tried for this group. What is being written is not there yet.
     fn is_left(&self, replica: &Replica) -> bool {
-        replica.state.is_readable()
+        replica.state != ReplicaState::Writing
             && !self.tried.contains(&replica.write)
             && !self.bad.contains(&replica.write)
+    }
+
+    /// The greatest is tried first.
+    fn belief(&self, replica: &Replica) -> Belief {
+        match replica.state {
+            ReplicaState::Missing | ReplicaState::Writing => Belief::Missing,
+            ReplicaState::Damaged => Belief::Damaged,
+            _ if self.damaged.contains(&replica.write) => Belief::Damaged,
+            ReplicaState::Good | ReplicaState::Leaving => Belief::Good,
+        }
     }
 
     /// To be run where it may take its time: gives the pieces back when they are the next group.

@@ -416,16 +416,44 @@ fn a_lone_replica_that_breaks_off_again_and_again_is_read_to_the_end() {
 }
 
 #[test]
-fn states_that_are_not_readable_are_not_read() {
+fn what_is_known_to_be_wrong_is_tried_last_and_what_is_being_written_never() {
     for state in ReplicaState::ALL {
         let (mut world, mut entries) = world(&[(9, vec![Trouble::None])]);
         entries[0].replicas[0].state = state;
         world.blobs.get_mut(&BlobId(0)).unwrap().replicas[0].state = state;
         let (bytes, end, fake) = read_all(world, entries);
-        assert_eq!(end.is_ok(), state.is_readable(), "{state:?}");
-        assert_eq!(bytes.len(), if state.is_readable() { 9 } else { 0 });
+        assert_eq!(end.is_ok(), state != ReplicaState::Writing, "{state:?}");
+        assert_eq!(bytes.len(), if end.is_ok() { 9 } else { 0 });
         assert_eq!(fake.0.seen.lock().unwrap().opened.len(), bytes.len() / 9);
     }
+    let troubles = vec![Trouble::AtOpen(Fault::Passing); 3];
+    let (mut world, mut entries) = world(&[(9, troubles)]);
+    for (n, state) in [ReplicaState::Missing, ReplicaState::Damaged].into_iter().enumerate() {
+        entries[0].replicas[n].state = state;
+        world.blobs.get_mut(&BlobId(0)).unwrap().replicas[n].state = state;
+    }
+    let (_, _, fake) = read_all(world, entries);
+    let opened: Vec<_> = fake.0.seen.lock().unwrap().opened.iter().map(|(w, _)| w.0).collect();
+    assert_eq!(opened[..3], [2, 1, 0]);
+}
+
+#[test]
+fn replicas_that_are_damaged_in_different_places_make_a_whole() {
+    let troubles = vec![Trouble::Corrupt(7), Trouble::Corrupt(2 * MIB + 7)];
+    let (mut world, mut entries) = world(&[(4 * MIB, troubles.clone())]);
+    let truth = truth(&world, &entries, 0, 4 * MIB);
+    for n in [0, 1] {
+        entries[0].replicas[n].state = ReplicaState::Damaged;
+        world.blobs.get_mut(&BlobId(0)).unwrap().replicas[n].state = ReplicaState::Damaged;
+    }
+    let (bytes, end, fake) = read_all(world, entries);
+    assert!(end.is_ok() && bytes == truth);
+    assert_eq!(fake.0.seen.lock().unwrap().marked, [], "the store knows it");
+    let (world, entries) = self::world(&[(4 * MIB, troubles)]);
+    let (bytes, end, fake) = read_all(world, entries);
+    assert!(end.is_ok() && bytes == truth);
+    let damaged = |n| (WriteId(n), ReplicaState::Damaged);
+    assert_eq!(fake.0.seen.lock().unwrap().marked, [damaged(0), damaged(1)]);
 }
 
 #[test]

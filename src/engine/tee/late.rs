@@ -8,12 +8,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
 use super::leg::Ended;
-use crate::base::chain;
 use crate::engine::Engine;
+use crate::engine::settling::Due;
 use crate::store::FailedWrite;
-use crate::store::StoreError;
 
 /// How long a late leg may still run after its commit.
 const LATE_MAX: Duration = Duration::from_secs(600);
@@ -22,17 +22,22 @@ const LATE_MAX: Duration = Duration::from_secs(600);
 pub(in crate::engine) struct Late {
     pub(super) legs: FuturesUnordered<JoinHandle<Ended>>,
     pub(super) stops: Vec<CancellationToken>,
+    /// Those that stand still are looked for as long as any runs.
+    pub(super) watching: Option<DropGuard>,
 }
 
 impl Late {
     pub(in crate::engine) fn none() -> Late {
-        Late { legs: FuturesUnordered::new(), stops: Vec::new() }
+        Late { legs: FuturesUnordered::new(), stops: Vec::new(), watching: None }
     }
 
-    /// Stops the legs and waits for their ends.
-    pub(in crate::engine) async fn stop(self) {
+    /// Stops the legs and waits for their ends; what is to be settled of them should their blobs
+    /// have been committed all the same.
+    pub(in crate::engine) async fn stop(self) -> Vec<Due> {
         self.stops.iter().for_each(CancellationToken::cancel);
-        let _: Vec<_> = self.legs.collect().await;
+        let ended: Vec<_> = self.legs.collect().await;
+        // A task ends without its end only with the process.
+        ended.into_iter().filter_map(Result::ok).map(due).collect()
     }
 
     /// After the commit: each leg that finishes becomes a good replica, each that fails is given up.
@@ -40,40 +45,28 @@ impl Late {
         if self.legs.is_empty() {
             return;
         }
-        let engine = Arc::clone(engine);
+        let settling = engine.settling.clone();
         tokio::spawn(async move {
             let deadline = Instant::now() + LATE_MAX;
             loop {
-                let next = tokio::time::timeout_at(deadline, self.legs.next());
-                let ended = match next.await {
-                    Ok(Some(Ok(ended))) => ended,
-                    Ok(Some(Err(_))) => continue,
+                match tokio::time::timeout_at(deadline, self.legs.next()).await {
+                    Ok(Some(Ok(ended))) => settling.settle(due(ended)).await,
+                    Ok(Some(Err(_))) => (),
                     Ok(None) => return,
-                    Err(_) => {
-                        self.stops.iter().for_each(CancellationToken::cancel);
-                        match self.legs.next().await {
-                            Some(Ok(ended)) => ended,
-                            Some(Err(_)) => continue,
-                            None => return,
-                        }
-                    }
-                };
-                let write = ended.intent.write;
-                let settled = match ended.result {
-                    Ok(()) => engine.store.replica_commit(write).await,
-                    Err(failure) => {
-                        let failed = FailedWrite { write, unknown: failure.unknown };
-                        engine.store.replica_abandon(failed).await
-                    }
-                };
-                match settled {
-                    Ok(()) | Err(StoreError::Superseded) => (),
-                    Err(err) => tracing::warn!(
-                        error = chain(&err),
-                        "a late replica stays an intent until the next start"
-                    ),
+                    Err(_) => break,
                 }
             }
+            for due in self.stop().await {
+                settling.settle(due).await;
+            }
         });
+    }
+}
+
+fn due(ended: Ended) -> Due {
+    let write = ended.intent.write;
+    match ended.result {
+        Ok(()) => Due::Good(write),
+        Err(failure) => Due::Failed(FailedWrite { write, unknown: failure.unknown }),
     }
 }

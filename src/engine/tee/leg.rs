@@ -4,11 +4,13 @@
 //! backend fails; whatever it wrote is aborted then, and the answer says whether something may be
 //! left behind.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -41,9 +43,26 @@ pub(super) struct Piece {
 }
 
 /// What a piece holds until every leg has let go of it.
-pub(super) struct Held {
+pub(in crate::engine) struct Held {
     pub(super) _window: Option<OwnedSemaphorePermit>,
     pub(super) _budget: Option<budget::Bytes>,
+}
+
+/// The end of a leg also when it panics, which costs its intent and nothing else.
+pub(super) async fn to_its_end(
+    leg: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    AssertUnwindSafe(leg).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a leg of a write panicked");
+        Err(Failure { unknown: true, cause: None })
+    })
+}
+
+impl Held {
+    /// Of a body that is held whole.
+    pub(in crate::engine) fn whole(budget: Option<budget::Bytes>) -> Arc<Held> {
+        Arc::new(Held { _window: None, _budget: budget })
+    }
 }
 
 /// One leg of a long blob: writes what comes, and finishes when all of it has come.

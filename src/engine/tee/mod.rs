@@ -46,7 +46,10 @@ use super::hash::BlobHash;
 use super::hash::BodyHash;
 use super::hash::Wanted;
 use super::request::Body;
+use super::settling::Due;
+use super::settling::Settling;
 use crate::backend::BackendError;
+use crate::backend::Fault;
 use crate::backend::Fleet;
 use crate::base::chain;
 use crate::base::limits::WINDOW;
@@ -62,7 +65,9 @@ use crate::store::Replica;
 
 pub(super) use late::Late;
 use leg::Ended;
-use leg::Held;
+use leg::Failure;
+pub(super) use leg::Held;
+use leg::to_its_end;
 use leg::write_in_one;
 use leg::write_pieces;
 use source::LegIn;
@@ -79,15 +84,24 @@ const BLOBS_AHEAD: usize = 2;
 /// A registered blob with the stem of its paths.
 pub(super) type Placed = (Registered, String);
 
-/// The writers of one request.
+/// The writers of one request. Dropped before it was settled, all is given up.
 pub(super) struct Tee<'e> {
     engine: &'e Arc<Engine>,
     fleet: Arc<Fleet>,
     placement: Placement,
+    /// Registered, and not begun yet; the next one is the last.
+    waiting: Vec<Placed>,
     blobs: Vec<OpenBlob>,
     watch: Arc<Watch>,
     /// Ends the task that looks for standing legs.
-    _watching: DropGuard,
+    watching: Option<DropGuard>,
+}
+
+/// Why a body is not where it should be. All of it has been given up.
+pub(super) struct Failed {
+    pub(super) why: EngineError,
+    /// Backends that could not be written to.
+    pub(super) on: Vec<BackendId>,
 }
 
 /// A blob and its legs.
@@ -98,33 +112,38 @@ struct OpenBlob {
     running: FuturesUnordered<JoinHandle<Ended>>,
     good: Vec<(WriteId, BackendId)>,
     failed: Vec<FailedWrite>,
-    tried: Vec<BackendId>,
+    /// Where it was tried in vain.
+    failed_on: Vec<BackendId>,
+    /// Something else than want of room was among the reasons.
+    is_broken: bool,
     cause: Option<Arc<BackendError>>,
     stops: Vec<CancellationToken>,
 }
 
 impl<'e> Tee<'e> {
-    pub(super) fn new(engine: &'e Arc<Engine>, fleet: Arc<Fleet>, placement: Placement) -> Tee<'e> {
+    /// The writers of these blobs; none begins yet.
+    pub(super) fn new(
+        engine: &'e Arc<Engine>,
+        fleet: Arc<Fleet>,
+        placement: Placement,
+        mut registered: Vec<Placed>,
+    ) -> Tee<'e> {
         let watch = Arc::new(Watch::new(placement.min_replicas as usize));
-        let stop = CancellationToken::new();
-        let guard = stop.clone().drop_guard();
+        registered.reverse();
+        let (waiting, blobs) = (registered, Vec::new());
+        let mut tee = Tee { engine, fleet, placement, waiting, blobs, watch, watching: None };
         // Where all replicas are demanded no leg can be left behind.
-        if placement.replicas > placement.min_replicas {
-            tokio::spawn(Arc::clone(&watch).run(stop));
+        if tee.placement.replicas > tee.placement.min_replicas {
+            let stop = CancellationToken::new();
+            tee.watching = Some(stop.clone().drop_guard());
+            tokio::spawn(Arc::clone(&tee.watch).run(stop));
         }
-        Tee { engine, fleet, placement, blobs: Vec::new(), watch, _watching: guard }
+        tee
     }
 
     /// Writes a body that is one short blob: one job a leg.
-    pub(super) fn write_whole(
-        &mut self,
-        registered: Vec<Placed>,
-        bytes: &Bytes,
-        hash: BlobHash,
-        held: Option<crate::base::budget::Bytes>,
-    ) {
-        let held = Arc::new(Held { _window: None, _budget: held });
-        for blob in registered {
+    pub(super) fn write_whole(&mut self, bytes: &Bytes, hash: &BlobHash, held: &Arc<Held>) {
+        while let Some(blob) = self.waiting.pop() {
             let mut open = OpenBlob::new(blob);
             open.hash = Some(hash.clone());
             for intent in open.blob.intents.clone() {
@@ -132,13 +151,14 @@ impl<'e> Tee<'e> {
                     open.never_begun(&intent);
                     continue;
                 };
-                let (bytes, held) = (bytes.clone(), Arc::clone(&held));
+                let (bytes, held) = (bytes.clone(), Arc::clone(held));
                 let leg = self.watch.leg(&open.blob, backend.is_durable());
                 leg.sent.store(bytes.len() as u64, Ordering::Release);
                 open.stops.push(leg.stop.clone());
                 open.running.push(tokio::spawn(async move {
                     let _held = held;
-                    let result = write_in_one(&backend, &intent, bytes, &leg.stop).await;
+                    let write = write_in_one(&backend, &intent, bytes, &leg.stop);
+                    let result = to_its_end(write).await;
                     leg.ended(&result);
                     Ended { intent, result }
                 }));
@@ -150,40 +170,39 @@ impl<'e> Tee<'e> {
     /// Streams the body into its registered blobs. On an error the caller gives up.
     pub(super) async fn stream(
         &mut self,
-        registered: Vec<Placed>,
         body: &mut Body,
         wanted: Wanted,
     ) -> Result<BodyHash, EngineError> {
         let window = Arc::new(Semaphore::new(WINDOW as usize / WINDOW_UNIT));
         let mut hasher = self.engine.hashers.begin(wanted);
         let mut source = Source { body, ready: Bytes::new() };
-        // Blobs that no leg has begun must be given up as well, should this end early.
-        let mut waiting: Vec<Placed> = registered.into_iter().rev().collect();
-        while let Some(blob) = waiting.pop() {
-            if let Err(err) = self.make_way().await {
-                self.blobs.extend(waiting.into_iter().map(OpenBlob::new));
-                self.blobs.push(OpenBlob::new(blob));
-                return Err(err);
-            }
-            let (size, index) = (blob.0.size, self.blobs.len());
-            let legs = self.open(blob);
+        while !self.waiting.is_empty() {
+            self.make_way().await?;
+            let Some((size, legs)) = self.open().await else { break };
             let filled = fill(&legs, size, &mut source, &mut hasher, &window, self.engine).await;
             drop(legs);
-            match filled {
-                Ok(()) => self.blobs[index].hash = Some(hasher.end_blob().await),
-                Err(err) => {
-                    self.blobs.extend(waiting.into_iter().map(OpenBlob::new));
-                    return Err(err);
-                }
+            let index = self.blobs.len() - 1;
+            if !filled? {
+                let blob = &mut self.blobs[index];
+                while blob.next_end().await {}
+                return Err(blob.shortfall());
             }
+            self.blobs[index].hash = Some(hasher.end_blob().await);
         }
         source.at_end().await?;
         Ok(hasher.finish().await)
     }
 
-    /// Begins the legs of a blob.
-    fn open(&mut self, blob: Placed) -> Vec<LegIn> {
-        let mut open = OpenBlob::new(blob);
+    /// Begins the legs of the next blob, as soon as there is memory for what they keep themselves.
+    async fn open(&mut self) -> Option<(u64, Vec<LegIn>)> {
+        let (next, _) = self.waiting.last()?;
+        let to = |intent: &Intent| self.fleet.get(intent.backend);
+        let kept = next.intents.iter().filter_map(to).map(|b| b.write_buffer(next.size)).sum();
+        let buffers = match kept {
+            0 => None,
+            kept => Some(Arc::new(self.engine.buffers.take(kept).await)),
+        };
+        let mut open = OpenBlob::new(self.waiting.pop()?);
         let mut legs = Vec::new();
         for intent in open.blob.intents.clone() {
             let Some(backend) = self.fleet.get(intent.backend).cloned() else {
@@ -193,16 +212,19 @@ impl<'e> Tee<'e> {
             let leg = self.watch.leg(&open.blob, backend.is_durable());
             let (pieces, queue) = mpsc::channel(LEG_QUEUE);
             open.stops.push(leg.stop.clone());
-            let (size, state) = (open.blob.size, Arc::clone(&leg));
+            let (size, state, buffers) = (open.blob.size, Arc::clone(&leg), buffers.clone());
             open.running.push(tokio::spawn(async move {
-                let result = write_pieces(&backend, &intent, size, queue, &state).await;
+                let _buffers = buffers;
+                let write = write_pieces(&backend, &intent, size, queue, &state);
+                let result = to_its_end(write).await;
                 state.ended(&result);
                 Ended { intent, result }
             }));
             legs.push(LegIn { pieces, state: leg });
         }
+        let size = open.blob.size;
         self.blobs.push(open);
-        legs
+        Some((size, legs))
     }
 
     /// Waits until few enough blobs are open for the next one.
@@ -216,24 +238,25 @@ impl<'e> Tee<'e> {
         let blob = &mut self.blobs[index];
         while blob.lasting(&fleet) < min && blob.next_end().await {}
         if blob.good.is_empty() && blob.running.is_empty() {
-            return Err(EngineError::Unavailable(blob.cause.clone()));
+            return Err(blob.shortfall());
         }
         Ok(())
     }
 
     /// Waits until every blob is durable where it must be, copies those that lost too many legs,
     /// and gives the rest their last moment. On an error everything has been given up.
-    pub(super) async fn settle(mut self) -> Result<(Vec<FinishedBlob>, Late), EngineError> {
+    pub(super) async fn settle(mut self) -> Result<(Vec<FinishedBlob>, Late), Failed> {
         let min = self.placement.min_replicas as usize;
         let fleet = Arc::clone(&self.fleet);
         for index in 0..self.blobs.len() {
             let blob = &mut self.blobs[index];
             while blob.lasting(&fleet) < min && blob.next_end().await {}
             if blob.lasting(&fleet) < min
-                && let Err(err) = self.fill_up(index, min).await
+                && let Err(why) = self.fill_up(index, min).await
             {
+                let on = std::mem::take(&mut self.blobs[index].failed_on);
                 self.give_up().await;
-                return Err(err);
+                return Err(Failed { why, on });
             }
         }
         let deadline = Instant::now() + self.engine.settings.load().tail_wait;
@@ -242,7 +265,7 @@ impl<'e> Tee<'e> {
         }
         let mut late = Late::none();
         let mut finished = Vec::with_capacity(self.blobs.len());
-        for blob in self.blobs {
+        for blob in std::mem::take(&mut self.blobs) {
             for leg in blob.running {
                 late.legs.push(leg);
             }
@@ -258,6 +281,8 @@ impl<'e> Tee<'e> {
         }
         if late.legs.is_empty() {
             late.stops.clear();
+        } else {
+            late.watching = self.watching.take();
         }
         Ok((finished, late))
     }
@@ -269,7 +294,7 @@ impl<'e> Tee<'e> {
         let hash = blob.hash.clone().expect("every blob that was filled has its hash");
         while blob.lasting(&fleet) < min {
             if blob.good.is_empty() {
-                return Err(EngineError::Unavailable(blob.cause.clone()));
+                return Err(blob.shortfall());
             }
             let source = CopySource {
                 blob: blob.blob.blob,
@@ -278,26 +303,19 @@ impl<'e> Tee<'e> {
                 groups: Arc::from(hash.groups.as_slice()),
                 replicas: blob.finished(),
             };
-            let (stem, tried) = (blob.stem.clone(), blob.tried.clone());
-            let choose = self.engine.copy_chooser(&fleet, &self.placement, stem, tried);
+            let (stem, failed_on) = (blob.stem.clone(), blob.failed_on.clone());
+            let choose = self.engine.copy_chooser(&fleet, &self.placement, stem, failed_on);
             match self.engine.copy_blob_from(source, choose).await {
                 Ok(target) => {
-                    blob.tried.push(target.backend);
                     blob.good.push((target.write, target.backend));
                     blob.blob.intents.push(target);
                 }
-                Err(CopyBlobError::Target(err)) => {
-                    let failed = fleet.all().iter().find(|b| *b.name() == err.backend);
-                    tracing::warn!(backend = %err.backend, error = chain(&err), "a replica was not written");
-                    blob.cause = Some(Arc::new(err));
-                    match failed {
-                        Some(backend) => blob.tried.push(backend.id()),
-                        None => return Err(EngineError::Unavailable(blob.cause.clone())),
-                    }
-                }
+                // Each backend fails once, so this comes to an end.
+                Err(CopyBlobError::Target(backend, err)) => blob.fails(backend, Some(err)),
+                Err(CopyBlobError::Gone(backend)) => blob.fails(backend, None),
                 Err(err) => {
                     tracing::warn!(error = chain(&err), "a blob stays below min_replicas");
-                    return Err(EngineError::Unavailable(blob.cause.clone()));
+                    return Err(blob.shortfall());
                 }
             }
         }
@@ -305,20 +323,44 @@ impl<'e> Tee<'e> {
     }
 
     /// Stops all legs, waits for their ends, and gives the blobs up.
-    pub(super) async fn give_up(self) {
-        let mut blobs = Vec::with_capacity(self.blobs.len());
-        for mut blob in self.blobs {
-            blob.stops.iter().for_each(CancellationToken::cancel);
-            while blob.next_end().await {}
-            blobs.push((blob.blob.blob, blob.failed));
+    pub(super) async fn give_up(mut self) {
+        give_up(self.all(), &self.engine.settling).await;
+    }
+
+    fn all(&mut self) -> Vec<OpenBlob> {
+        let mut all = std::mem::take(&mut self.blobs);
+        all.extend(self.waiting.drain(..).map(OpenBlob::new));
+        all
+    }
+}
+
+async fn give_up(blobs: Vec<OpenBlob>, settling: &Settling) {
+    let mut ended = Vec::with_capacity(blobs.len());
+    for mut blob in blobs {
+        blob.stops.iter().for_each(CancellationToken::cancel);
+        while blob.next_end().await {}
+        ended.push((blob.blob.blob, blob.failed));
+    }
+    if !ended.is_empty() {
+        settling.settle(Due::Blobs(ended)).await;
+    }
+}
+
+/// Whoever used it panicked: the intents are given up all the same.
+impl Drop for Tee<'_> {
+    fn drop(&mut self) {
+        let all = self.all();
+        // At the end of the process there is no runtime; the next start settles them.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !all.is_empty() {
+            let settling = self.engine.settling.clone();
+            runtime.spawn(async move { give_up(all, &settling).await });
         }
-        self.engine.abandon(blobs).await;
     }
 }
 
 impl OpenBlob {
     fn new((blob, stem): Placed) -> OpenBlob {
-        let tried = blob.intents.iter().map(|intent| intent.backend).collect();
         OpenBlob {
             blob,
             stem,
@@ -326,7 +368,8 @@ impl OpenBlob {
             running: FuturesUnordered::new(),
             good: Vec::new(),
             failed: Vec::new(),
-            tried,
+            failed_on: Vec::new(),
+            is_broken: false,
             cause: None,
             stops: Vec::new(),
         }
@@ -334,6 +377,25 @@ impl OpenBlob {
 
     fn never_begun(&mut self, intent: &Intent) {
         self.failed.push(FailedWrite { write: intent.write, unknown: false });
+        self.fails(intent.backend, None);
+    }
+
+    /// Takes note that `backend` did not take the blob.
+    fn fails(&mut self, backend: BackendId, cause: Option<BackendError>) {
+        self.failed_on.push(backend);
+        self.is_broken |= cause.as_ref().is_none_or(|cause| cause.fault != Fault::Full);
+        if let Some(cause) = cause {
+            tracing::warn!(backend = %cause.backend, error = chain(&cause), "a replica was not written");
+            self.cause = Some(Arc::new(cause));
+        }
+    }
+
+    /// What it means that the blob is on too few backends.
+    fn shortfall(&self) -> EngineError {
+        match &self.cause {
+            Some(_) if !self.is_broken => EngineError::NoRoom { size: self.blob.size },
+            cause => EngineError::Unavailable(cause.clone()),
+        }
     }
 
     /// Good replicas that count towards `min_replicas`.
@@ -359,38 +421,15 @@ impl OpenBlob {
     /// Waits for the next leg to end; false when none is running.
     async fn next_end(&mut self) -> bool {
         let Some(ended) = self.running.next().await else { return false };
-        let Ok(ended) = ended else {
-            // The leg panicked: its intent is in neither list and is given up as unknown.
-            tracing::error!("a leg of a write panicked");
-            self.note_lost_legs();
-            return true;
-        };
+        // A task ends without its end only with the process.
+        let Ok(ended) = ended else { return true };
         match ended.result {
             Ok(()) => self.good.push((ended.intent.write, ended.intent.backend)),
-            Err(failure) => {
-                if let Some(cause) = failure.cause {
-                    let backend = &cause.backend;
-                    tracing::warn!(%backend, error = chain(&cause), "a replica was not written");
-                    self.cause = Some(Arc::new(cause));
-                }
-                let unknown = failure.unknown;
+            Err(Failure { unknown, cause }) => {
                 self.failed.push(FailedWrite { write: ended.intent.write, unknown });
+                self.fails(ended.intent.backend, cause);
             }
         }
         true
-    }
-
-    /// When no leg runs any more, every intent without an end is one whose task panicked.
-    fn note_lost_legs(&mut self) {
-        if !self.running.is_empty() {
-            return;
-        }
-        for intent in &self.blob.intents {
-            let known = self.good.iter().any(|(write, _)| *write == intent.write)
-                || self.failed.iter().any(|failed| failed.write == intent.write);
-            if !known {
-                self.failed.push(FailedWrite { write: intent.write, unknown: true });
-            }
-        }
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct LegIn {
 }
 
 /// Sends `size` bytes of the body to the hasher and to every leg that still runs. A leg that has
-/// ended is passed over; when none is left the rest of the blob need not be read.
+/// ended is passed over; false when none is left, for then the rest of the blob need not be read.
 pub(super) async fn fill(
     legs: &[LegIn],
     size: u64,
@@ -39,7 +39,7 @@ pub(super) async fn fill(
     hasher: &mut BodyHasher,
     window: &Arc<Semaphore>,
     engine: &Engine,
-) -> Result<(), EngineError> {
+) -> Result<bool, EngineError> {
     let mut left = size;
     while left > 0 {
         let bytes = source.next(left.min(PIECE as u64) as usize).await?;
@@ -61,10 +61,10 @@ pub(super) async fn fill(
             alive += usize::from(leg.pieces.send(piece).await.is_ok());
         }
         if alive == 0 {
-            return Err(EngineError::Unavailable(None));
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The body, cut into pieces.

@@ -1,0 +1,5 @@
+//! Who may do what, and how they prove who they are.
+
+mod forms;
+mod grants;
+mod signatures;

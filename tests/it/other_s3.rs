@@ -1,0 +1,129 @@
+//! A real S3 server of another make, in this process.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use tempfile::TempDir;
+
+use crate::signer::{Creds, S3};
+use crate::world::{Backend, Key, local, object_files, pause};
+
+/// An endpoint with one bucket, for Larder to keep bytes in.
+pub(crate) struct OtherS3 {
+    /// Ends the server when it goes.
+    _runtime: tokio::runtime::Runtime,
+    dir: TempDir,
+    pub(crate) port: u16,
+    pub(crate) creds: Creds,
+}
+
+impl OtherS3 {
+    pub(crate) const BUCKET: &str = "warehouse";
+
+    pub(crate) fn start() -> OtherS3 {
+        let dir = TempDir::with_prefix("larder-s3-").expect("a temporary folder");
+        fs::create_dir(dir.path().join(Self::BUCKET)).expect("the folder is writable");
+        let creds = Key::random().creds;
+        let files = s3s_fs::FileSystem::new(dir.path()).expect("the folder is there");
+        let mut service = s3s::service::S3ServiceBuilder::new(files);
+        let secret = creds.secret.clone();
+        service.set_auth(s3s::auth::SimpleAuth::from_single(creds.id.clone(), secret));
+        let service = service.build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        runtime.spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let executor = hyper_util::rt::TokioExecutor::new();
+                    let http = hyper_util::server::conn::auto::Builder::new(executor);
+                    let socket = hyper_util::rt::TokioIo::new(socket);
+                    let _ = http.serve_connection(socket, service).await;
+                });
+            }
+        });
+        OtherS3 { _runtime: runtime, dir, port, creds }
+    }
+
+    pub(crate) fn backend(&self, name: &str) -> Backend {
+        self.backend_at(name, self.port)
+    }
+
+    /// The same, reached by another port.
+    pub(crate) fn backend_at(&self, name: &str, port: u16) -> Backend {
+        let options = format!(
+            "endpoint = \"http://127.0.0.1:{}\", bucket = \"{}\", region = \"us-east-1\", \
+             access_key_id = \"{}\", secret_access_key = \"{}\", root = \"/larder\"",
+            port,
+            Self::BUCKET,
+            self.creds.id,
+            self.creds.secret
+        );
+        Backend { name: name.into(), service: "s3".into(), options, more: Vec::new() }
+    }
+
+    pub(crate) fn s3(&self) -> S3 {
+        S3 { addr: local(self.port), creds: self.creds.clone(), region: "us-east-1".into() }
+    }
+
+    /// The files in the bucket that hold bytes of objects.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        object_files(&self.dir.path().join(Self::BUCKET).join("larder"))
+    }
+}
+
+/// A wire that can be cut: it passes bytes on to a port until it is told to hang.
+pub(crate) struct Wire {
+    pub(crate) port: u16,
+    hang: Arc<AtomicBool>,
+}
+
+impl Wire {
+    pub(crate) fn to(port: u16) -> Wire {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let own = listener.local_addr().expect("it is bound").port();
+        let hang = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&hang);
+        thread::spawn(move || {
+            for from in listener.incoming().flatten() {
+                let Ok(to) = TcpStream::connect(local(port)) else { continue };
+                for (from, to) in [(&from, &to), (&to, &from)] {
+                    let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
+                    let flag = Arc::clone(&flag);
+                    thread::spawn(move || pass(from, to, &flag));
+                }
+            }
+        });
+        Wire { port: own, hang }
+    }
+
+    /// From now on nothing passes, and nobody is told.
+    pub(crate) fn hang(&self, hang: bool) {
+        self.hang.store(hang, Ordering::Release);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, hang: &AtomicBool) {
+    let mut piece = [0; 64 << 10];
+    while let Ok(n) = from.read(&mut piece) {
+        while hang.load(Ordering::Acquire) {
+            pause();
+        }
+        if n == 0 || to.write_all(&piece[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
