@@ -8,8 +8,9 @@
 //! - The root is made by nobody here. Temporary files live in a directory that is named after the
 //!   marker, so a write to a root whose disk is not mounted, or is another one, creates nothing.
 //! - "Not there" is said only when the marker was seen after the look; otherwise it is absence.
-//! - A directory is in `known` only after its own name was synced. Directories are removed only
-//!   under the exclusive `tree` lock, and made and filled under the shared one.
+//! - A directory is in `known` only after its own name was synced. Whoever makes one again took it
+//!   out first, so a file that was put into a known directory which is known afterwards, too, lies
+//!   in one whose name will be there after a loss of power.
 //! - After a failed sync the temporary file is removed and the path is given up.
 //! - A delete is not synced: a file that comes back with the power is debris of a path that no
 //!   row names, which the reconciler finds, while a sync for each would slow down the writers.
@@ -30,7 +31,6 @@ use std::sync::LazyLock;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::RwLock;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -60,7 +60,6 @@ pub(crate) struct Disk {
     temp_dir: PathBuf,
     pub(crate) pool: Pool,
     known: Mutex<HashSet<PathBuf>>,
-    tree: RwLock<()>,
     syncs: DirSyncs,
     next_temp: AtomicU64,
     swept: AtomicBool,
@@ -147,7 +146,6 @@ impl Disk {
             marker,
             temp_dir,
             known: Mutex::default(),
-            tree: RwLock::default(),
             syncs: DirSyncs::default(),
             next_temp: AtomicU64::new(0),
             swept: AtomicBool::new(false),
@@ -366,16 +364,18 @@ impl Disk {
         let dir = dest.parent().unwrap_or(&self.root);
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for _ in 0..PUBLISH_TRIES {
-            let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
             match self.ensure_dir(dir).and_then(|()| rename_new(&temp.path, dest)) {
                 Ok(()) => {
                     temp.published.store(true, Ordering::Release);
-                    return Ok(dir.to_owned());
+                    // It may have been removed and made again in between.
+                    return match self.ensure_dir(dir) {
+                        Ok(()) => Ok(dir.to_owned()),
+                        Err(err) => Err(self.failure(err, Aim::Make).unknown()),
+                    };
                 }
                 Err(err) if err.kind() == io::ErrorKind::NotFound => last = err,
                 Err(err) => return Err(self.failure(err, Aim::Make)),
             }
-            drop(tree);
             // A directory was removed, or the disk is gone, in which case nothing may be made.
             self.must_be_seen()?;
             self.forget(dir);
@@ -470,14 +470,11 @@ impl Disk {
     /// Removes the directories above a deleted file that are empty now.
     fn prune(&self, file: &Path) {
         for dir in file.ancestors().skip(1).take_while(|dir| *dir != self.root) {
-            if !fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none()) {
-                return;
-            }
-            let _tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
-            lock(&self.known).remove(dir);
+            // The system looks whether it is empty, and cheaper than a listing could.
             if fs::remove_dir(dir).is_err() {
                 return;
             }
+            lock(&self.known).remove(dir);
         }
     }
 }
