@@ -127,6 +127,10 @@ pub(super) fn run(shared: &Shared) {
         let _closed = held(&wal.is_closed);
         wal.changed.notify_all();
     }
+    // The next start need not read what the database can hold already.
+    if let Err(err) = checkpoint(shared, &slot) {
+        tracing::warn!(error = ?err, "the write-ahead log stays until the next start");
+    }
     *held(&slot) = None;
 }
 

@@ -262,15 +262,24 @@ impl Inner {
     fn stop(&self) {
         self.shared.queue.close();
         let mut threads = self.readers.close();
-        threads.append(&mut held(&self.threads));
+        let mut own = std::mem::take(&mut *held(&self.threads));
+        // It began last and ends last: when all others are done it empties the log.
+        let checkpointer = own.pop();
+        threads.append(&mut own);
+        end(threads);
         self.shared.wal.close();
-        let own = thread::current().id();
-        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the metadata store panicked");
-            }
-        }
+        end(checkpointer);
         self.shared.dir.release();
+    }
+}
+
+/// Waits for threads to end, but for the calling one.
+fn end(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    let own = thread::current().id();
+    for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the metadata store panicked");
+        }
     }
 }
 

@@ -237,6 +237,15 @@ async fn group_commit_keeps_every_answer() {
 }
 
 #[tokio::test]
+async fn a_closed_store_leaves_no_log() {
+    let world = World::new().await;
+    world.put("k", 1, &[1]).await;
+    world.store.close().await;
+    let log = world.dir.path().join("meta.db-wal");
+    assert!(std::fs::metadata(&log).map_or(0, |meta| meta.len()) == 0);
+}
+
+#[tokio::test]
 async fn an_idle_store_empties_its_log() {
     let world = World::new().await;
     world.put("k", 1, &[1]).await;
