@@ -31,7 +31,7 @@
 //!
 //! # Departures
 //!
-//! Where the code does other than the design it was begun from, and why:
+//! Where the code does other than its design says, and why:
 //!
 //! - Ids are 63-bit numbers (time above, random below) instead of longer random ones: they are
 //!   keys of tables with tens of millions of rows. A durable ceiling keeps them from ever being

@@ -1,5 +1,7 @@
 //! What the operator's verbs are asked and what they answer, as JSON has it.
 
+use std::fmt;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -15,12 +17,10 @@ use crate::model::Bucket;
 use crate::model::BucketName;
 use crate::model::Grant;
 use crate::model::Routing;
+pub use crate::model::access::ANY_BUCKET;
 use crate::model::access::Actions;
+pub use crate::model::access::PRESETS;
 
-/// The presets by name, the strongest last.
-pub const PRESETS: [&str; 5] = ["read-only", "write-only", "append-only", "read-write", "admin"];
-/// How a grant on every bucket is written.
-pub const ANY_BUCKET: &str = "*";
 pub const ROUTINGS: [(&str, Routing); 2] = [("pack", Routing::Pack), ("spread", Routing::Spread)];
 
 /// What a bucket shall wish. What is left out stays as it is, or as the defaults say.
@@ -199,7 +199,7 @@ pub struct ChangedKey {
     pub new_secret: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyView {
     pub id: String,
     /// Only in the answer to what made it: it is shown once.
@@ -209,6 +209,13 @@ pub struct KeyView {
     pub declared: bool,
     pub create_buckets: bool,
     pub grants: Vec<GrantView>,
+}
+
+/// Never shows the secret.
+impl fmt::Debug for KeyView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyView").field("id", &self.id).field("grants", &self.grants).finish()
+    }
 }
 
 impl KeyView {

@@ -36,6 +36,7 @@ use crate::store::Declaration;
 use crate::store::DeclaredBackend;
 use crate::store::Store;
 
+use reload::Grace;
 use reload::Reloader;
 
 /// How often absent backends are looked at, and uploads completed long ago are forgotten.
@@ -105,11 +106,13 @@ async fn serve_store(
         stop_background.clone(),
     );
     background.spawn(operated);
-    let reloader = Reloader::new(options, Arc::clone(&engine), s3.clone(), ids);
+    let grace = Grace::new(config.server.shutdown_timeout);
+    let reloader = Reloader::new(options, Arc::clone(&engine), s3.clone(), ids, grace.clone());
     background.spawn(reloader.run(stop_background.clone()));
 
-    let grace = config.server.shutdown_timeout;
-    let serving = tokio::spawn(serve_s3(s3_listener, s3, stop.clone(), grace));
+    let patience = grace.clone();
+    let serving = serve_s3(s3_listener, s3, stop.clone(), move || patience.get());
+    let serving = tokio::spawn(serving);
     ready.set(true);
     let (listen, admin) = (config.server.listen, config.server.admin_listen);
     tracing::info!(%listen, %admin, backends = config.backends.len(), "serving");
@@ -122,7 +125,7 @@ async fn serve_store(
     let _ = serving.await;
     stop_background.cancel();
     background.close();
-    if tokio::time::timeout(grace, background.wait()).await.is_err() {
+    if tokio::time::timeout(grace.get(), background.wait()).await.is_err() {
         tracing::warn!("background work did not end in time and is left behind");
     }
     Ok(())

@@ -7,6 +7,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -28,8 +31,30 @@ pub(super) struct Reloader {
     engine: Arc<Engine>,
     s3: S3Service,
     ids: Arc<Ids>,
+    grace: Grace,
     now: Config,
     watch: Watch,
+}
+
+/// `shutdown_timeout`, as it is when the server stops.
+#[derive(Clone)]
+pub(super) struct Grace(Arc<AtomicU64>);
+
+impl Grace {
+    pub(super) fn new(grace: Duration) -> Grace {
+        let shared = Grace(Arc::default());
+        shared.set(grace);
+        shared
+    }
+
+    pub(super) fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Acquire))
+    }
+
+    fn set(&self, grace: Duration) {
+        let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.0.store(millis, Ordering::Release);
+    }
 }
 
 impl Reloader {
@@ -38,10 +63,12 @@ impl Reloader {
         engine: Arc<Engine>,
         s3: S3Service,
         ids: Arc<Ids>,
+        grace: Grace,
     ) -> Reloader {
         let (path, log) = (options.config_path.clone(), options.log.clone());
         let watch = Watch::start(path.clone(), options.loaded.text_hash);
-        Reloader { path, log, engine, s3, ids, now: options.loaded.config.clone(), watch }
+        let now = options.loaded.config.clone();
+        Reloader { path, log, engine, s3, ids, grace, now, watch }
     }
 
     /// Reloads on SIGHUP, also when the file is the same (a file of a secret may not be), and when
@@ -88,13 +115,32 @@ impl Reloader {
             fleet::Known { store: store.id(), rows: &rows, before: Some(&before), ids: &self.ids };
         let (fleet, declared) = fleet::open(&new.backends, &known).await?;
         store.declare(super::declaration(&new, declared)).await?;
-        self.engine.reload(fleet, new.engine.clone());
+        self.engine.reload(fleet, new.engine.clone(), new.server.memory);
+        self.grace.set(new.server.shutdown_timeout);
         self.s3.reload(super::s3_settings(&new));
         self.log.set_level(new.log.level);
+        if new.log.format != self.now.log.format {
+            tracing::warn!("log.format changes with the next start");
+        }
         for warning in &loaded.warnings {
             tracing::warn!("{}", warning.render(&self.path));
         }
         self.now = new;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stop_waits_as_long_as_the_last_reload_says() {
+        let grace = Grace::new(Duration::from_secs(30));
+        let at_the_stop = grace.clone();
+        grace.set(Duration::from_millis(1500));
+        assert_eq!(at_the_stop.get(), Duration::from_millis(1500));
+        grace.set(Duration::ZERO);
+        assert_eq!(at_the_stop.get(), Duration::ZERO);
     }
 }

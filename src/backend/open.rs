@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,10 +68,22 @@ pub(super) fn location(settings: &BackendSettings) -> String {
     let Some(traits) = service(&settings.service) else { return text };
     for (option, value) in &settings.options {
         if traits.place.contains(&option.as_str()) {
-            text.push_str(&format!(" {option}={}", value.trim_end_matches('/')));
+            text.push_str(&format!(" {option}={}", without_login(value.trim_end_matches('/'))));
         }
     }
     text
+}
+
+/// `scheme://user:password@host` without the login: a location is shown and kept.
+fn without_login(value: &str) -> String {
+    match value.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.find('/').unwrap_or(rest.len());
+            let login = rest[..host].rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[login..])
+        }
+        None => value.to_owned(),
+    }
 }
 
 /// What fits below the root that `settings` name, before any probe.
@@ -314,14 +327,17 @@ async fn nested_remote(settings: &BackendSettings) -> Option<String> {
     None
 }
 
-/// Makes a local root and what is missing above it, durably. Returns what was made.
+/// Makes a local root, its owner's alone, and what is missing above it, durably. Returns what was
+/// made.
 async fn make_root(root: PathBuf) -> Result<Vec<PathBuf>, Failure> {
     let make = move || -> io::Result<Vec<PathBuf>> {
         let missing: Vec<_> =
             root.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
         let mut made = Vec::new();
         for dir in missing.into_iter().rev() {
-            match fs::create_dir(&dir) {
+            // Nobody else is to read what is kept there.
+            let mode = if dir == root { 0o700 } else { 0o777 };
+            match fs::DirBuilder::new().mode(mode).create(&dir) {
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
                 other => other?,
             }
@@ -367,4 +383,31 @@ async fn write_marker(
     let written = place.write_whole(&marker.path(), content).await;
     end_attempt(place).await;
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_root_that_is_made_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        let made = make_root(root.clone()).await.map_err(|_| "not made").unwrap();
+        assert_eq!(made, [dir.path().join("a"), root.clone()]);
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_location_has_no_login() {
+        for (endpoint, shown) in [
+            ("https://user:p@ss@host:9000/a@b", "https://host:9000/a@b"),
+            ("https://host/a", "https://host/a"),
+            ("user@bucket", "user@bucket"),
+        ] {
+            assert_eq!(without_login(endpoint), shown);
+        }
+    }
 }

@@ -2,11 +2,14 @@
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use serde_json::json;
 
 use super::Cli;
+use super::Context;
 use super::Exit;
 use super::Outcome;
 use super::output::print;
+use super::output::print_json;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -14,8 +17,12 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args) -> Outcome {
-    print(&script(args.shell))?;
+pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
+    let script = script(args.shell);
+    match context.json {
+        true => print_json(&json!({ "shell": args.shell.to_string(), "script": script }))?,
+        false => print(&script)?,
+    }
     Ok(Exit::Done)
 }
 

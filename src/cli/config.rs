@@ -1,6 +1,7 @@
 //! `larder config`: the configuration in force, and one to begin with.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::Context;
 use super::Exit;
@@ -27,6 +28,7 @@ enum What {
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     match args.what {
+        What::Example if context.json => print_json(&json!({ "example": config::EXAMPLE }))?,
         What::Example => print(config::EXAMPLE)?,
         What::Show => {
             let (path, loaded) = context.load()?;

@@ -2,7 +2,7 @@
 //!
 //! A command does its work and returns how it ended; here is the only place that turns an end
 //! into an exit code and an error into a paragraph on stderr. What a command was asked for goes
-//! to stdout, as a table or, with `--json`, as one JSON value.
+//! to stdout, as a table or, with `--json`, as one JSON value; then a failure is one as well.
 
 mod backend;
 mod bucket;
@@ -27,9 +27,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::Subcommand;
+use serde_json::Value;
+use serde_json::json;
 use tokio::runtime::Runtime;
 
-use self::output::print_error;
+use self::output::print_failure;
+use self::output::print_json;
 use crate::config as configuration;
 use crate::config::ConfigErrors;
 use crate::config::Loaded;
@@ -145,16 +148,43 @@ impl From<Exit> for ExitCode {
     }
 }
 
+impl Exit {
+    /// For programs, where a failure has no more exact code of its own.
+    fn code(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Failed => "failed",
+            Exit::Usage => "usage",
+            Exit::Configuration => "configuration",
+            Exit::Unreachable => "unreachable",
+        }
+    }
+}
+
 /// Why a command could not do its work.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
     error: anyhow::Error,
+    /// A word that programs may rely on; `None` for that of `exit`.
+    code: Option<String>,
+    /// What to do about it.
+    hint: Option<String>,
 }
 
 impl Failure {
     fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Failure {
-        Failure { exit, error: error.into() }
+        Failure { exit, error: error.into(), code: None, hint: None }
+    }
+
+    /// In the form of the refusals of the operator's surface.
+    fn json(&self) -> Value {
+        let code = self.code.as_deref().unwrap_or(self.exit.code());
+        let mut error = json!({ "code": code, "message": format!("{:#}", self.error) });
+        if let Some(hint) = &self.hint {
+            error["hint"] = json!(hint);
+        }
+        json!({ "error": error })
     }
 }
 
@@ -172,27 +202,45 @@ pub fn run() -> Exit {
         Ok(cli) => cli,
         Err(err) => {
             // Help and version are no errors, and go to stdout.
-            let exit = if err.use_stderr() { Exit::Usage } else { Exit::Done };
-            let _ = err.print();
-            return exit;
+            if !err.use_stderr() {
+                let _ = err.print();
+                return Exit::Done;
+            }
+            if !std::env::args_os().any(|word| word == "--json") {
+                let _ = err.print();
+                return Exit::Usage;
+            }
+            let text = err.render().to_string();
+            return ended(Err(Failure::new(Exit::Usage, anyhow::anyhow!(text))), true);
         }
     };
     let context = Context { config: cli.config, json: cli.json };
-    let outcome = match cli.command {
-        Command::Serve => serve::run(&context),
-        Command::Check(args) => check::run(&context, &args),
-        Command::Init(args) => init::run(&context, &args),
-        Command::Stop(args) => stop::run(&context, &args),
-        Command::Bucket(args) => bucket::run(&context, &args),
-        Command::Key(args) => key::run(&context, &args),
-        Command::Backend(args) => backend::run(&context, &args),
-        Command::Verify(args) => verify::run(&context, &args),
-        Command::Config(args) => config::run(&context, &args),
-        Command::Completions(args) => completions::run(&args),
-        Command::Version => version::run(&context),
-    };
+    ended(carry_out(&context, cli.command), context.json)
+}
+
+fn carry_out(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Serve => serve::run(context),
+        Command::Check(args) => check::run(context, &args),
+        Command::Init(args) => init::run(context, &args),
+        Command::Stop(args) => stop::run(context, &args),
+        Command::Bucket(args) => bucket::run(context, &args),
+        Command::Key(args) => key::run(context, &args),
+        Command::Backend(args) => backend::run(context, &args),
+        Command::Verify(args) => verify::run(context, &args),
+        Command::Config(args) => config::run(context, &args),
+        Command::Completions(args) => completions::run(context, &args),
+        Command::Version => version::run(context),
+    }
+}
+
+/// Tells a failure: with `--json` as the one JSON value on stdout, else in words on stderr.
+fn ended(outcome: Outcome, json: bool) -> Exit {
     outcome.unwrap_or_else(|failure| {
-        print_error(&failure.error);
+        match json {
+            true => _ = print_json(&failure.json()),
+            false => print_failure(&failure),
+        }
         failure.exit
     })
 }

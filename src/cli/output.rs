@@ -10,6 +10,7 @@ use comfy_table::presets;
 use serde_json::Value;
 use serde_json::json;
 
+use super::Failure;
 use crate::base::ByteSize;
 use crate::config::Finding;
 
@@ -30,9 +31,9 @@ pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }
 
-/// One paragraph: the error, then what caused it, each on a line.
-pub(crate) fn print_error(error: &anyhow::Error) {
-    let _ = writeln!(io::stderr().lock(), "{}", paragraph(error));
+/// One paragraph: the error, then what caused it and what to do about it, each on a line.
+pub(crate) fn print_failure(failure: &Failure) {
+    let _ = writeln!(io::stderr().lock(), "{}", paragraph(failure));
 }
 
 /// One line beside the output that is no failure.
@@ -40,10 +41,13 @@ pub(crate) fn print_warning(text: &str) {
     let _ = writeln!(io::stderr().lock(), "warning: {text}");
 }
 
-fn paragraph(error: &anyhow::Error) -> String {
-    let mut text = format!("larder: {error}");
-    for cause in error.chain().skip(1) {
+fn paragraph(failure: &Failure) -> String {
+    let mut text = format!("larder: {}", failure.error);
+    for cause in failure.error.chain().skip(1) {
         text.push_str(&format!("\n  because: {cause}"));
+    }
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("\n  hint: {hint}"));
     }
     text
 }
@@ -92,11 +96,25 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+    use crate::cli::Exit;
 
     #[test]
-    fn an_error_is_printed_with_its_causes_each_once() {
+    fn a_failure_is_told_with_its_causes_each_once() {
         let cause = io::Error::other("the disk is gone");
         let error = Err::<(), _>(cause).context("cannot open the store").unwrap_err();
-        assert_eq!(paragraph(&error), "larder: cannot open the store\n  because: the disk is gone");
+        let failure = Failure::new(Exit::Failed, error);
+        let text = "larder: cannot open the store\n  because: the disk is gone";
+        assert_eq!(paragraph(&failure), text);
+        let message = "cannot open the store: the disk is gone";
+        let json = serde_json::json!({ "error": { "code": "failed", "message": message } });
+        assert_eq!(failure.json(), json);
+        let (code, hint) = (Some("no_store".to_owned()), Some("find it".to_owned()));
+        let failure = Failure { code, hint, ..failure };
+        assert_eq!(paragraph(&failure), format!("{text}\n  hint: find it"));
+        let told = failure.json();
+        assert_eq!(
+            (&told["error"]["code"], &told["error"]["hint"]),
+            (&json!("no_store"), &json!("find it"))
+        );
     }
 }

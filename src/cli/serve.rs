@@ -36,7 +36,7 @@ pub(crate) fn run(context: &Context) -> Outcome {
                 Some(OfflineError::Unreachable(..) | OfflineError::Locked(_)) => Exit::Unreachable,
                 _ => Exit::Failed,
             };
-            Err(Failure { exit, error })
+            Err(Failure::new(exit, error))
         }
     }
 }

@@ -88,11 +88,11 @@ pub(crate) fn ask<T: DeserializeOwned>(
 }
 
 pub(crate) fn refused(err: &ApiError) -> Failure {
-    let text = match &err.hint {
-        Some(hint) => format!("{}\n  hint: {hint}", err.message),
-        None => err.message.clone(),
-    };
-    Failure::new(Exit::Failed, anyhow::anyhow!(text))
+    Failure {
+        code: Some(err.code.clone()),
+        hint: err.hint.clone(),
+        ..Failure::new(Exit::Failed, anyhow::anyhow!(err.message.clone()))
+    }
 }
 
 pub(crate) fn remote_failure(err: RemoteError) -> Failure {
@@ -126,5 +126,6 @@ pub(crate) fn offline_failure(err: OfflineError) -> Failure {
 
 /// Says in one line what is wrong and why, and in the next what to do about it.
 fn hinted(exit: Exit, err: impl Into<anyhow::Error>, hint: &str) -> Failure {
-    Failure::new(exit, anyhow::anyhow!("{:#}\n  hint: {hint}", err.into()))
+    let hint = Some(hint.to_owned());
+    Failure { hint, ..Failure::new(exit, anyhow::anyhow!("{:#}", err.into())) }
 }

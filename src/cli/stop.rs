@@ -4,6 +4,7 @@ use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,16 +17,21 @@ use super::Outcome;
 use super::block_on;
 use super::output::print;
 use super::output::print_json;
+use super::output::print_warning;
 use super::session::remote_failure;
 use crate::admin::Operation;
 use crate::app::offline;
 use crate::app::remote::Remote;
 use crate::app::remote::RemoteError;
 use crate::base::size::parse_duration;
+use crate::config as configuration;
+use crate::config::Loaded;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What ending takes beside the requests in flight.
 const BESIDE: Duration = Duration::from_secs(30);
+/// What requests in flight may take when the configuration cannot be asked: its default.
+const PATIENCE_UNKNOWN: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -43,11 +49,10 @@ pub(crate) enum Ended {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
-    let (_, loaded) = context.load()?;
-    let config = loaded.config;
-    let most = args.timeout.unwrap_or(config.server.shutdown_timeout + BESIDE);
+    let (data_dir, patience) = server_of(context)?;
+    let most = args.timeout.unwrap_or(patience + BESIDE);
     let is_shown = io::stderr().is_terminal() && !context.json;
-    let ended = block_on(stop(&config.data_dir, most, is_shown))??;
+    let ended = block_on(stop(&data_dir, most, is_shown))??;
     let (exit, text) = match ended {
         Ended::Already => (Exit::Done, "no server runs"),
         Ended::Now => (Exit::Done, "the server has stopped"),
@@ -62,6 +67,21 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         false => print(text)?,
     }
     Ok(exit)
+}
+
+/// Where the server is, and how long it may take to end. A mistake in the file since the server
+/// began does not keep it from being stopped.
+fn server_of(context: &Context) -> Result<(PathBuf, Duration), Failure> {
+    let failure = match context.load() {
+        Ok((_, Loaded { config, .. })) => {
+            return Ok((config.data_dir, config.server.shutdown_timeout));
+        }
+        Err(failure) => failure,
+    };
+    let named = configuration::data_dir(&context.find()?, &configuration::environment);
+    let Some(data_dir) = named else { return Err(failure) };
+    print_warning("the configuration has mistakes; of it only data_dir is used");
+    Ok((data_dir, PATIENCE_UNKNOWN))
 }
 
 pub(crate) async fn stop(
@@ -115,4 +135,28 @@ fn in_use(data_dir: &Path) -> Failure {
         data_dir.display()
     );
     Failure::new(Exit::Unreachable, anyhow::anyhow!(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_in_the_file_keeps_no_server_from_being_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("larder.toml");
+        let of = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            server_of(&Context { config: Some(file.clone()), json: true })
+        };
+        for wrong in ["unknown = 1\n", "", "[[backend]]\nname = \n", "[server\n"] {
+            let (data_dir, _) = of(&format!("data_dir = \"/d\"\n{wrong}")).unwrap();
+            assert_eq!(data_dir, Path::new("/d"), "{wrong}");
+        }
+        for without in ["", "data_dir = 5\n", "data_dir = \"here\"\n", "data_dir = \"${X\"\n"] {
+            assert_eq!(of(without).unwrap_err().exit, Exit::Configuration, "{without}");
+        }
+        let context = Context { config: Some(dir.path().join("none")), json: true };
+        assert_eq!(server_of(&context).unwrap_err().exit, Exit::Configuration);
+    }
 }

@@ -239,7 +239,7 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         }
         answers.push(match answer {
             Ok(answer) => format!("{operation:?} {}", blotted(answer)),
-            Err(failure) => format!("{operation:?} {:?} {}", failure.exit, failure.error),
+            Err(failure) => format!("{operation:?} {:?} {}", failure.exit, failure.json()),
         });
     }
     let made = made.unwrap();
@@ -290,7 +290,9 @@ async fn every_verb_does_the_same_with_a_server_and_without() {
         "min_replicas is 2, but only 1 backends count towards it",
         "replicas is 0",
         "no backend has the label `site`",
-        "hint: change it in the configuration file",
+        "\"code\":\"declared\"",
+        "\"hint\":\"change it in the configuration file",
+        "\"code\":\"no_such_key\"",
         "there is no access key LKNOBODY",
         "this key could do nothing",
         "\"state\":\"present\"",

@@ -14,6 +14,7 @@ use super::output::print_json;
 use crate::admin::Operation;
 use crate::admin::StatusView;
 use crate::app::remote::Remote;
+use crate::config as configuration;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// A server that is slow to answer is left out.
@@ -36,11 +37,13 @@ pub(crate) fn run(context: &Context) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// The server of the configuration in use, where there is one of either.
+/// The server of the configuration in use, where there is one of either. It may run with what the
+/// file said before a mistake was made.
 fn server(context: &Context) -> Option<StatusView> {
-    let (_, loaded) = context.load().ok()?;
+    let path = context.find().ok()?;
+    let data_dir = configuration::data_dir(&path, &configuration::environment)?;
     let asked = async {
-        let remote = Remote::connect(&loaded.config.data_dir).await.ok()??;
+        let remote = Remote::connect(&data_dir).await.ok()??;
         remote.run(&Operation::Status).await.ok()
     };
     let answer = block_on(async { tokio::time::timeout(SERVER_WAIT, asked).await });

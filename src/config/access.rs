@@ -18,16 +18,14 @@ use crate::model::BucketName;
 use crate::model::Grant;
 use crate::model::Grants;
 use crate::model::Placement;
+use crate::model::access::ANY_BUCKET;
 use crate::model::access::Actions;
+use crate::model::access::PRESETS;
 use crate::store::DeclaredBucket;
 
 /// Characters of a key's id, as AWS has them.
 const ID_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 const SECRET_LEN: std::ops::RangeInclusive<usize> = 8..=128;
-
-const PRESETS: [&str; 5] = ["read-only", "write-only", "append-only", "read-write", "admin"];
-/// In a grant: every bucket.
-const ANY_BUCKET: &str = "*";
 
 pub(crate) fn buckets(
     raws: &[RawBucket],
@@ -165,8 +163,7 @@ fn actions(raw: &RawGrant, found: &mut Findings) -> Option<Actions> {
         (Some(preset), None) => {
             let actions = Actions::preset(&preset.value);
             if actions.is_none() {
-                let known = PRESETS.iter().copied().filter(|name| Actions::preset(name).is_some());
-                unknown("preset", preset, known.collect(), found);
+                unknown("preset", preset, PRESETS.into(), found);
             }
             actions
         }

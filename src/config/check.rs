@@ -248,7 +248,8 @@ fn timeouts(raw: &RawTimeouts, found: &mut Findings) -> Timeouts {
     }
 }
 
-/// Large bodies are cut into blobs of `blob_max`: enough backends must take such a blob.
+/// Large bodies are cut into blobs of `blob_max`, or of what `min_replicas` backends take where that
+/// is less. Where fewer than `replicas` take such a blob, large objects have fewer replicas.
 fn blob_sizes(
     holders: &Holders<'_>,
     blob_max: u64,
@@ -256,24 +257,31 @@ fn blob_sizes(
     raw: &RawDefaults,
     found: &mut Findings,
 ) {
-    let able = holders.durable.iter().filter(|backend| backend.blob_max >= blob_max).count();
-    if holders.is_partial || able == holders.durable.len() {
+    let mut limits: Vec<u64> = holders.durable.iter().map(|backend| backend.blob_max).collect();
+    limits.sort_unstable_by(|a, b| b.cmp(a));
+    let least = limits.get(placement.min_replicas.saturating_sub(1) as usize);
+    let cut = least.map_or(blob_max, |limit| blob_max.min(*limit));
+    let at = raw.blob_max_size.as_ref().map(|spot| spot.at).or(raw.at);
+    let (able, wanted) = (limits.iter().filter(|limit| **limit >= cut).count(), placement.replicas);
+    if holders.is_partial {
         return;
     }
-    let smallest = holders.durable.iter().map(|b| b.blob_max).min().unwrap_or(blob_max);
-    let at = raw.blob_max_size.as_ref().map(|spot| spot.at).or(raw.at);
-    let short = if able < placement.min_replicas as usize { "min_replicas" } else { "replicas" };
-    let wanted =
-        if short == "replicas" { placement.replicas } else { placement.min_replicas } as usize;
-    let text = format!(
-        "blobs may have {}, but only {able} of the backends take one of that size, and `{short}` \
-         is {wanted}",
-        ByteSize(blob_max)
-    );
+    let smallest = limits.last().map_or(cut, |limit| cut.min(*limit));
     let hint = format!("set `blob_max_size = \"{}\"` in [defaults]", ByteSize(smallest));
-    if short == "min_replicas" {
-        found.wrong_hint(at, text, hint);
-    } else if able < wanted {
+    if able < limits.len() && able < wanted as usize {
+        let text = format!(
+            "blobs may have {}, but only {able} of the backends take one of that size, and \
+             `replicas` is {wanted}",
+            ByteSize(cut)
+        );
+        found.doubtful(at, text, hint);
+    } else if cut < blob_max && raw.blob_max_size.is_some() {
+        let text = format!(
+            "`blob_max_size` is {}, but too few backends take that for `min_replicas`: blobs will \
+             have at most {}",
+            ByteSize(blob_max),
+            ByteSize(cut)
+        );
         found.doubtful(at, text, hint);
     }
 }

@@ -201,6 +201,16 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, ConfigErrors> {
     Ok(Loaded { config, warnings, text_hash: hash(&bytes) })
 }
 
+/// The data directory that the file at `path` names, whatever else is wrong with the file: enough
+/// to find the server that still runs with what the file said before.
+pub fn data_dir(path: &Path, env: Env<'_>) -> Option<PathBuf> {
+    let bytes = read(path).ok()?;
+    let (table, _) = DeTable::parse_recoverable(std::str::from_utf8(&bytes).ok()?);
+    let named = table.get_ref().get("data_dir")?.get_ref().as_str()?;
+    let dir = PathBuf::from(expand::expand(named, env).ok()?);
+    dir.is_absolute().then_some(dir)
+}
+
 /// Checks `text`; paths in it are relative to `dir`. `Err` has every mistake.
 fn parse(text: &str, dir: &Path, env: Env<'_>) -> Result<(Config, Vec<Finding>), Vec<Finding>> {
     let mut reader = Reader::new(env, dir);

@@ -409,7 +409,11 @@ fn blobs_fit_the_services_that_take_them_whole() {
     assert_eq!(config.backends[0].blob_max, ONE_SHOT_BLOB_MAX);
     good(&of(&[small, &dav("blob_max_size = \"16 MiB\"")]));
     check(&of(&[small, &dav("blob_max_size = \"16777217 B\"")]), "16.0 MiB", "");
-    check(&of(&[&dav("")]), "only 0 of the backends", "blob_max_size = \"16 MiB\"");
+    // Larger bodies are cut into blobs that the services take.
+    let (_, warnings) = good(&of(&[&dav("")]));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let (_, warnings) = good(&of(&["[defaults]\nblob_max_size = \"64 MiB\"\n", &dav("")]));
+    assert!(warnings[0].text.contains("at most 16 MiB"), "{warnings:?}");
     let (_, warnings) = good(&of(&["[defaults]\nreplicas = 2\n", &dav(""), &backend("a", "")]));
     assert!(warnings[0].text.contains("only 1 of the backends"), "{warnings:?}");
 }

@@ -80,7 +80,7 @@ pub struct EngineSettings {
 }
 
 impl Engine {
-    /// `memory` is what bodies in flight may hold, in bytes; `hash_threads` hash beside the network.
+    /// `memory` is what bodies in flight may hold, in bytes.
     pub fn new(
         store: Store,
         fleet: Fleet,
@@ -103,8 +103,11 @@ impl Engine {
     }
 
     /// The next requests use these; those in flight finish with what they began with.
-    pub fn reload(&self, fleet: Fleet, settings: EngineSettings) {
+    pub fn reload(&self, fleet: Fleet, settings: EngineSettings, memory: u64) {
         self.fleet.store(Arc::new(fleet));
         self.settings.store(Arc::new(settings));
+        let buffers = memory / 2;
+        self.budget.resize(memory - buffers);
+        self.buffers.resize(buffers);
     }
 }

@@ -50,6 +50,11 @@ impl Action {
     }
 }
 
+/// The names of [`Actions::preset`], the strongest last.
+pub const PRESETS: [&str; 5] = ["read-only", "write-only", "append-only", "read-write", "admin"];
+/// How a grant on every bucket is written.
+pub const ANY_BUCKET: &str = "*";
+
 /// A set of actions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Actions(u8);
@@ -59,7 +64,7 @@ impl Actions {
         Actions(actions.iter().fold(0, |bits, action| bits | action.bit()))
     }
 
-    /// The actions behind `read-only`, `write-only`, `append-only`, `read-write` or `admin`.
+    /// The actions behind one of [`PRESETS`].
     pub fn preset(name: &str) -> Option<Actions> {
         use Action::*;
         Some(match name {

@@ -64,12 +64,12 @@ impl Patience {
 }
 
 /// Serves until `shutdown`; then no connection is taken, requests in flight have `grace` to end,
-/// and what is left is dropped.
+/// which is asked for only then, and what is left is dropped.
 pub async fn serve(
     listener: TcpListener,
     service: S3Service,
     shutdown: CancellationToken,
-    grace: Duration,
+    grace: impl FnOnce() -> Duration,
 ) {
     serve_with(listener, service, shutdown, grace, Patience::USUAL).await;
 }
@@ -78,7 +78,7 @@ pub(crate) async fn serve_with(
     listener: TcpListener,
     service: S3Service,
     shutdown: CancellationToken,
-    grace: Duration,
+    grace: impl FnOnce() -> Duration,
     patience: Patience,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -115,7 +115,7 @@ pub(crate) async fn serve_with(
     }
     drop(listener);
     tasks.close();
-    if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
+    if tokio::time::timeout(grace(), tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "requests in flight are cut off");
         end.cancel();
         tasks.wait().await;

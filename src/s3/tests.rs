@@ -227,7 +227,8 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let serving = serve_with(listener, service.clone(), shutdown.clone(), grace, patience);
+        let serving =
+            serve_with(listener, service.clone(), shutdown.clone(), move || grace, patience);
         let server = tokio::spawn(serving);
         Bench { address, service, memory, shutdown, server }
     }

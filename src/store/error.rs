@@ -48,7 +48,10 @@ pub enum StoreError {
     #[error("the bucket has as many uploads as it may have")]
     TooManyUploads,
     /// The declaration leaves out this backend, which still has replicas or condemned paths.
-    #[error("backend {0} is not declared and still has replicas or condemned paths")]
+    #[error(
+        "backend {0} is not declared and still has replicas or condemned paths: declare it again \
+         until `larder backend list` shows no rows on it"
+    )]
     BackendInUse(String),
     /// The replica's row is gone or its blob is: whoever wrote it need do nothing more.
     #[error("superseded")]

@@ -194,3 +194,29 @@ fn health_is_on_the_operators_port_only() {
     assert_eq!(get(admin, "/health/ready"), Some(200));
     assert_eq!(get(local(world.config.port), "/health/ready"), Some(403));
 }
+
+#[test]
+fn a_refusal_is_json_when_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("larder.toml");
+    let right = right_and("").replace("$DIR", &dir.path().to_string_lossy());
+    let wrong = format!("{right}colour = 1\n");
+    for (text, args, exit, code) in [
+        (&right, &["--json", "key", "list"][..], 1, "failed"),
+        (&right, &["bucket", "create", "--json"], 2, "usage"),
+        (&wrong, &["key", "list", "--json"], 3, "configuration"),
+        (&wrong, &["serve", "--json"], 3, "configuration"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let ran = run_larder(&file, args);
+        assert_eq!(ran.code, Some(exit), "{args:?} {ran:?}");
+        let said: serde_json::Value = serde_json::from_str(&ran.stdout).expect(&ran.stdout);
+        assert_eq!(said["error"]["code"], code, "{args:?} {ran:?}");
+        assert!(said["error"]["message"].is_string(), "{args:?} {ran:?}");
+        assert_eq!(ran.stderr, "", "{args:?}");
+    }
+    // A mistake does not keep a server from being stopped, and here none runs.
+    let ran = run_larder(&file, &["stop", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("was_running"), "{ran:?}");
+}

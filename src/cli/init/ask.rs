@@ -4,6 +4,11 @@ use std::io;
 use std::io::BufRead;
 use std::io::Write;
 
+use rustix::termios;
+use rustix::termios::LocalModes;
+use rustix::termios::OptionalActions;
+use rustix::termios::Termios;
+
 /// Wrong answers to one question before it is given up.
 const TRIES: usize = 10;
 
@@ -59,6 +64,17 @@ impl<R: BufRead, W: Write> Asker<R, W> {
         })
     }
 
+    /// A secret: what is typed on a terminal is not shown there.
+    pub(super) fn ask_secret(&mut self, question: &str) -> io::Result<String> {
+        let hidden = Hidden::new();
+        let answer = self.ask_text(question, "");
+        if hidden.0.is_some() {
+            // The newline was not shown either.
+            writeln!(self.output)?;
+        }
+        answer
+    }
+
     pub(super) fn ask_yes(&mut self, question: &str, default: bool) -> io::Result<bool> {
         let shown = if default { "yes" } else { "no" };
         self.ask(question, shown, |answer| match answer.to_ascii_lowercase().as_str() {
@@ -66,6 +82,30 @@ impl<R: BufRead, W: Write> Asker<R, W> {
             "n" | "no" => Ok(false),
             _ => Err("answer yes or no".to_owned()),
         })
+    }
+}
+
+/// While it lives, the terminal on stdin, if there is one, shows nothing of what is typed.
+struct Hidden(Option<Termios>);
+
+impl Hidden {
+    fn new() -> Hidden {
+        let before = termios::tcgetattr(io::stdin()).ok();
+        if let Some(before) = &before {
+            let mut quiet = before.clone();
+            quiet.local_modes.remove(LocalModes::ECHO);
+            // A terminal that cannot do it shows the secret to whoever types it.
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &quiet);
+        }
+        Hidden(before)
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
     }
 }
 

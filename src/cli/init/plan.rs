@@ -236,7 +236,7 @@ fn ask_s3<R: BufRead, W: Write>(
     let bucket = asker.ask_text("Bucket there, which must exist", "")?;
     let root = asker.ask_text("Directory in the bucket", DISK_DIR)?;
     let key_id = asker.ask_text("Access key id", "")?;
-    let secret = asker.ask_text("Secret access key", "")?;
+    let secret = asker.ask_secret("Secret access key, which is not shown")?;
     let place = [endpoint, region, bucket, root];
     Ok(s3_backend(known, place, key_id, Secret::Here(secret), earlier))
 }

@@ -71,7 +71,8 @@ impl Call {
             .is_ok_and(|bucket| self.granted.key.grants.allow_key(&bucket, key, action))
     }
 
-    /// The answer to a failed read of `key`: who may not list does not learn that it is missing.
+    /// The answer to a failed read of `key`, or to a condition on it that does not hold: who may
+    /// not list does not learn that it is missing.
     pub(super) fn unreadable(&self, bucket: &str, key: &ObjectKey, err: EngineError) -> S3Error {
         match err {
             EngineError::NoSuchKey if !self.may(bucket, key, Action::List) => {

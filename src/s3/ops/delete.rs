@@ -29,7 +29,8 @@ pub(super) async fn one(
     }
     let key = call::key(input.key)?;
     let conditions = conditions::write(&call.headers);
-    larder.engine.delete_object(&input.bucket, key, conditions).await.map_err(error::engine)?;
+    let deleted = larder.engine.delete_object(&input.bucket, key.clone(), conditions).await;
+    deleted.map_err(|err| call.unreadable(&input.bucket, &key, err))?;
     Ok(S3Response::new(DeleteObjectOutput::default()))
 }
 
@@ -52,7 +53,7 @@ pub(super) async fn many(
     for wish in wishes {
         match checked(&call, &input.bucket, &wish) {
             Ok(target) => {
-                named.push((wish.key, wish.version_id));
+                named.push((target.0.clone(), wish.version_id));
                 keys.push(target);
             }
             Err(refusal) => errors.push(entry(wish.key, wish.version_id, refusal.into())),
@@ -71,9 +72,13 @@ pub(super) async fn many(
         match outcome {
             Ok(_) if quiet => (),
             Ok(_) => {
-                deleted.push(DeletedObject { key: Some(key), version_id, ..Default::default() });
+                let key = Some(key.as_str().to_owned());
+                deleted.push(DeletedObject { key, version_id, ..Default::default() });
             }
-            Err(err) => errors.push(entry(key, version_id, error::engine(err))),
+            Err(err) => {
+                let error = call.unreadable(&input.bucket, &key, err);
+                errors.push(entry(key.as_str().to_owned(), version_id, error));
+            }
         }
     }
     let deleted = (!deleted.is_empty()).then_some(deleted);

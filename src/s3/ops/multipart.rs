@@ -145,7 +145,9 @@ pub(super) async fn complete(
         checksum_type: call.header("x-amz-checksum-type")?.map(checksums::kind).transpose()?,
         size: input.mpu_object_size.map(u64::try_from).transpose().map_err(wrong_size)?,
     };
-    let stored = larder.engine.complete_upload(request).await.map_err(error::engine)?;
+    let key = request.key.clone();
+    let stored = larder.engine.complete_upload(request).await;
+    let stored = stored.map_err(|err| call.unreadable(&input.bucket, &key, err))?;
     let host = call.header(http::header::HOST.as_str())?;
     let mut output = CompleteMultipartUploadOutput {
         location: Some(location(host, &input.bucket, &input.key)),

@@ -51,8 +51,10 @@ pub(super) async fn put(
     let body = call.body(body, input.content_length, texts, md5)?;
     let (bucket, key) = (input.bucket, call::key(input.key)?);
     let create_only = call.granted.create_only;
+    let (at, named) = (bucket.clone(), key.clone());
     let put = engine::PutObject { bucket, key, meta, conditions, create_only, body };
-    let stored = larder.engine.put_object(put).await.map_err(error::engine)?;
+    let stored = larder.engine.put_object(put).await;
+    let stored = stored.map_err(|err| call.unreadable(&at, &named, err))?;
     let mut output = PutObjectOutput {
         e_tag: Some(etag(&stored.etag)),
         checksum_type: type_of(&stored),
@@ -82,8 +84,10 @@ pub(super) async fn post(
     let host = call.header(header::HOST.as_str())?;
     let location = multipart::location(host, &input.bucket, key.as_str());
     let create_only = call.granted.create_only;
-    let put = engine::PutObject { bucket: input.bucket, key, meta, conditions, create_only, body };
-    let stored = larder.engine.put_object(put).await.map_err(error::engine)?;
+    let (bucket, named) = (input.bucket.clone(), key.clone());
+    let put = engine::PutObject { bucket, key, meta, conditions, create_only, body };
+    let stored = larder.engine.put_object(put).await;
+    let stored = stored.map_err(|err| call.unreadable(&input.bucket, &named, err))?;
     let mut output = PostObjectOutput {
         e_tag: Some(etag(&stored.etag)),
         checksum_type: type_of(&stored),

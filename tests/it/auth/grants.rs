@@ -363,13 +363,20 @@ fn nobody_learns_what_he_may_not_see() {
     // A missing key is 404 only for those who may list.
     let reader = Key::random().allow("b-grants", "", "\"read\"");
     let lister = Key::random().allow("b-grants", "", "\"read\", \"list\"");
+    let writer = Key::random().allow("b-grants", "", "\"write\", \"delete\"");
     let mut world = world;
-    world.config.keys.extend([reader.clone(), lister.clone()]);
+    world.config.keys.extend([reader.clone(), lister.clone(), writer.clone()]);
     world.restart();
     let get = |key: &Key| world.s3_as(&key.creds).get("b-grants", "never").send();
     get(&reader).expect_error(403, "AccessDenied");
     get(&lister).expect_error(404, "NoSuchKey");
     world.s3_as(&reader.creds).head("b-grants", "never").send().expect(403);
+    // Nor does a condition tell.
+    let s3 = world.s3_as(&writer.creds);
+    for request in [s3.put("b-grants", "never", "x"), s3.delete("b-grants", "never")] {
+        let got = request.header("if-match", &etag(b"x")).send();
+        got.expect_error(403, "AccessDenied");
+    }
 }
 
 #[test]
