@@ -53,7 +53,7 @@ pub struct Faults(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Whether there may be a rule or anybody counts.
+    /// Whether there may be a rule, or the marker is lost.
     on: AtomicBool,
     lost: AtomicBool,
     state: Mutex<State>,
@@ -101,13 +101,7 @@ impl Faults {
         self.0.cleared.send_modify(|generation| *generation += 1);
     }
 
-    /// From now on calls are counted.
-    pub fn count_from_now(&self) {
-        self.lock().counts.clear();
-        self.0.on.store(true, Ordering::Release);
-    }
-
-    /// Calls of this kind since counting began, or the first rule was added.
+    /// Calls of this kind since the first rule was added.
     pub fn count(&self, call: Call) -> u64 {
         self.lock().counts.iter().find(|(c, _)| *c == call).map_or(0, |(_, n)| *n)
     }

@@ -97,11 +97,6 @@ impl Backend {
         &self.inner.settings
     }
 
-    /// What its service needs and allows.
-    pub fn service(&self) -> ServiceTraits {
-        self.inner.traits
-    }
-
     /// What fits below this root, as far as the service and the probe know.
     pub fn path_limits(&self) -> PathLimits {
         let found = self.inner.sight().limits;

@@ -12,8 +12,9 @@
 //!
 //! A write that finds no room waits two seconds for what is deleted here, and what it waits for
 //! lies on a backend that answers. So each backend has its own turn within a pass, a delete that
-//! hangs is not waited for, and after the first such failure the rest of that backend's batch is
-//! put off. An absent backend has not failed: its paths wait, however long, until it is back.
+//! hangs is given up after a while, and after the first such failure the rest of that backend's
+//! batch is put off. A pass ends with its slowest turn. An absent backend has not failed: its paths
+//! wait, however long, until it is back.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -28,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::EngineError;
-use crate::backend::BackendError;
 use crate::backend::Fault;
 use crate::backend::Fleet;
 use crate::base::Timestamp;
@@ -152,7 +152,9 @@ impl Engine {
 }
 
 fn rest(outcome: &CleanupOutcome, now: Timestamp) -> Rest {
-    if outcome.more && outcome.deleted > 0 {
+    // Every path of a batch is gone or due later, so this comes to an end; and behind those of a
+    // backend in trouble wait those of the others.
+    if outcome.more {
         return Rest::Not;
     }
     match outcome.next {
@@ -229,26 +231,14 @@ async fn delete(fleet: &Fleet, condemned: &Condemned) -> Result<(), Trouble> {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(err)) => match err.fault {
             Fault::Absent => Trouble::Absent,
-            Fault::Passing => Trouble::Backend(in_words(&err)),
-            _ => Trouble::Path(in_words(&err)),
+            Fault::Passing => Trouble::Backend(chain(&err)),
+            _ => Trouble::Path(chain(&err)),
         },
         Err(_) => Trouble::Backend(format!("no answer within {patience:?}")),
     };
     let (backend, path) = (backend.name(), condemned.path.as_str());
     tracing::debug!(%backend, path, ?trouble, "a condemned path is not deleted yet");
     Err(trouble)
-}
-
-/// An error with its causes in one line, for the operator.
-fn in_words(err: &BackendError) -> String {
-    let mut words = err.to_string();
-    let mut cause = std::error::Error::source(err);
-    while let Some(err) = cause {
-        words.push_str(": ");
-        words.push_str(&err.to_string());
-        cause = err.source();
-    }
-    words
 }
 
 #[cfg(test)]
@@ -323,28 +313,12 @@ mod tests {
             rest(&outcome, now)
         };
         assert_eq!(after(true, None), Rest::Not);
-        let stuck = CleanupOutcome { more: true, next: Some(now), ..Default::default() };
-        assert_eq!(rest(&stuck, now), Rest::For(READER_PAUSE));
+        let put_off = CleanupOutcome { failed: BATCH, more: true, ..Default::default() };
+        assert_eq!(rest(&put_off, now), Rest::Not, "others may wait behind these");
         assert_eq!(after(false, None), Rest::UntilWoken);
         assert_eq!(after(false, Some(Timestamp(0))), Rest::For(READER_PAUSE));
         let minute = Duration::from_secs(60);
         assert_eq!(after(false, Some(now.plus(minute))), Rest::For(minute));
         assert_eq!(after(false, Some(now.plus(SLEEP_MAX * 2))), Rest::For(SLEEP_MAX));
-    }
-
-    #[test]
-    fn reasons_name_the_causes() {
-        let err = BackendError {
-            fault: Fault::Refused,
-            backend: "disk1".into(),
-            operation: "delete",
-            path: "a/b".to_owned(),
-            unknown: true,
-            cause: Some("permission denied".into()),
-        };
-        assert_eq!(
-            in_words(&err),
-            "delete \"a/b\" on backend disk1: it was refused: permission denied"
-        );
     }
 }

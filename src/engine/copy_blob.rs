@@ -26,6 +26,7 @@ use super::settling::Settling;
 use crate::backend::BackendError;
 use crate::backend::Writer;
 use crate::base::Budget;
+use crate::base::limits::SHORT_BODY_MAX;
 use crate::model::BackendId;
 use crate::model::BlobId;
 use crate::store::Choose;
@@ -112,8 +113,14 @@ impl Engine {
         commits: bool,
         hold: impl Send + 'static,
     ) -> Result<Intent, CopyBlobError> {
-        let (live, means) = self.reading();
-        let (settling, buffers) = (self.settling.clone(), self.buffers.clone());
+        let (live, mut means) = self.reading();
+        let (settling, mut buffers) = (self.settling.clone(), self.buffers.clone());
+        if !commits && segment.size <= SHORT_BODY_MAX {
+            // Its writer still holds the bytes and their place in the budget. Many such that all
+            // waited for more would wait for each other.
+            means.budget = Budget::new(segment.size);
+            buffers = Budget::new(segment.size);
+        }
         let copy = Copy { live, means, settling, buffers, segment, commits };
         // A task of its own: once registered, an intent is settled whoever still waits.
         let task = tokio::spawn(copy.run(choose, hold));

@@ -65,6 +65,7 @@ pub struct Engine {
     pub(crate) budget: Budget,
     /// Bytes that writers to services keep until a part, or the whole blob, can be sent. Apart from
     /// the budget, for what fills them draws on that: nobody waits for what he holds himself.
+    /// Who holds buffers may wait for the budget, never the other way round.
     pub(crate) buffers: Budget,
     pub(crate) hashers: hash::Hashers,
     pub(crate) settling: settling::Settling,

@@ -220,6 +220,22 @@ async fn a_blob_below_its_minimum_is_copied_to_another_backend() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_write_does_not_wait_for_what_it_holds() {
+    let world = World::new(2, 2).await;
+    world.faults[1].always(Call::Write, Effect::Fail(Fault::Passing));
+    let body = bytes(65536);
+    // The budget has room for this one body and for no byte more.
+    let free = world.engine.budget.free();
+    let rest = world.engine.budget.take(free - body.len() as u64).await;
+    let put = tokio::time::timeout(PATIENCE, world.put("key", &body)).await;
+    put.expect("it waits for itself").unwrap();
+    drop(rest);
+    assert!(world.replicas("key").await.iter().all(|n| *n == 2));
+    assert!(world.get("key").await.unwrap() == body);
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_no_leg_is_left_nothing_is_stored() {
     for size in [100, 9 * MIB] {
         let world = World::new(2, 1).await;

@@ -230,20 +230,6 @@ impl Engine {
         })
     }
 
-    /// Whether a write of `size` bytes would find its backends now. The commit decides anew.
-    pub async fn room_for(&self, bucket: &str, size: u64) -> Result<(), EngineError> {
-        let bucket = self.bucket(bucket)?;
-        let fleet = self.fleet.load_full();
-        let ledger: Vec<LedgerRow> = self.store.ledger().await?;
-        let most = blob_max(&fleet, &bucket.placement, self.settings.load().blob_max);
-        let mut choose = self.chooser(&fleet, &bucket.placement, vec![String::new()], Vec::new());
-        match choose(&ledger, size.min(most), &[]) {
-            Some(_) => Ok(()),
-            None if !is_reachable(&fleet, &bucket.placement) => Err(EngineError::Unavailable(None)),
-            None => Err(EngineError::NoRoom { size }),
-        }
-    }
-
     /// After a commit that did not succeed: gives up what the store did not settle itself.
     ///
     /// A refused commit condemned its intents in its own transaction. After any other failure it
@@ -255,15 +241,7 @@ impl Engine {
         blobs: Vec<FinishedBlob>,
         late: Late,
     ) {
-        let is_refused = matches!(
-            err,
-            StoreError::NoSuchBucket
-                | StoreError::NoSuchUpload
-                | StoreError::Exists
-                | StoreError::ConditionFailed
-                | StoreError::NoSuchKey
-                | StoreError::BucketQuota
-        );
+        let is_refused = err.is_refusal();
         let settling = self.settling.clone();
         tokio::spawn(async move {
             let ended = late.stop().await;

@@ -388,14 +388,12 @@ fn settle_in_tx(tx: &mut Tx<'_>, first: u64, now: Timestamp) -> Result<(u64, boo
     }
     let mut turn = Turn::begin(tx, now);
     let reason = CondemnReason::Abandoned;
-    let mut count = 0;
+    let count = rows.len() as u64;
     for row in rows {
         // An earlier row of this batch may have taken the whole blob with it.
         if replica_in_tx(**tx, row.write)?.is_none() {
-            count += 1;
             continue;
         }
-        count += 1;
         if row.is_committed {
             intent_condemn_in_tx(tx, &mut turn, &row, true)?;
         } else {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use super::Store;
 use super::error::StoreError;
-use super::placement::default_in_tx;
 use super::placement::placement_in_tx;
 use super::placement::placement_read;
 use super::sql::Sql;
@@ -48,47 +47,6 @@ impl Store {
     /// In the order of names.
     pub fn buckets(&self) -> Vec<Arc<Bucket>> {
         self.shared().buckets.load().values().cloned().collect()
-    }
-
-    /// With the default placement. `BucketExists` when there is one of this name.
-    pub async fn bucket_create(&self, name: BucketName) -> Result<Arc<Bucket>, StoreError> {
-        let now = self.shared().clock.now();
-        let wanted = name.clone();
-        self.write(Lane::Request, Need::Durable, move |tx| {
-            if bucket_id_in_tx(**tx, &name)?.is_some() {
-                return Err(StoreError::BucketExists);
-            }
-            let placement = default_in_tx(**tx)?;
-            let id = tx.next_seq();
-            tx.run(
-                "INSERT INTO buckets (id, name, created, placement, max_uploads, quota, declared,
-                     follows)
-                 VALUES (?1, ?2, ?3, ?4, 0, NULL, 0, 1)",
-                (id, name.as_str(), now.0, placement.0),
-            )?;
-            tx.marks.buckets = true;
-            Ok(())
-        })
-        .await?;
-        // Somebody may have deleted it again.
-        self.bucket(wanted.as_str()).ok_or(StoreError::NoSuchBucket)
-    }
-
-    /// Gives an undeclared bucket wishes of its own. They hold for new objects.
-    pub async fn bucket_set(&self, wishes: DeclaredBucket) -> Result<Arc<Bucket>, StoreError> {
-        let name = wishes.name.clone();
-        self.write(Lane::Request, Need::Durable, move |tx| {
-            let (id, is_declared) =
-                bucket_id_in_tx(**tx, &wishes.name)?.ok_or(StoreError::NoSuchBucket)?;
-            if is_declared {
-                return Err(StoreError::Declared);
-            }
-            bucket_wishes_in_tx(**tx, id, &wishes, false)?;
-            tx.marks.buckets = true;
-            Ok(())
-        })
-        .await?;
-        self.bucket(name.as_str()).ok_or(StoreError::NoSuchBucket)
     }
 
     /// `BucketNotEmpty` while it has objects or active uploads.

@@ -78,8 +78,8 @@ impl Store {
         .await
     }
 
-    /// Their bytes are gone: rows are forgotten (or kept for the second delete an hour later),
-    /// orphan bytes fall.
+    /// Their bytes are gone: rows that are due are forgotten (or kept for the second delete an hour
+    /// later), orphan bytes fall. May be said twice.
     pub async fn condemned_deleted(&self, ids: Vec<u64>) -> Result<(), StoreError> {
         let now = self.shared().clock.now();
         for some in ids.chunks(WORK_ROWS_MAX) {
@@ -141,17 +141,8 @@ impl Store {
     /// When the next condemned path is due. Those that a reader may still read are left out:
     /// [`Store::cleanup_wanted`] tells when such a reader has gone.
     pub async fn condemned_next(&self) -> Result<Option<Timestamp>, StoreError> {
-        let tickets = Arc::clone(&self.shared().tickets);
-        // Before the bound is taken: a ticket that goes in between is then noticed.
-        tickets.hold_back(true);
-        let bound = tickets.bound();
-        self.read(move |sql| {
-            if sql.one(HELD, [bound], |_| Ok(()))?.is_none() {
-                tickets.hold_back(false);
-            }
-            Ok(sql.one(NEXT, [bound], |row| row.get(0))?.map(Timestamp))
-        })
-        .await
+        let bound = self.shared().tickets.bound_to_wait();
+        self.read(move |sql| Ok(sql.one(NEXT, [bound], |row| row.get(0))?.map(Timestamp))).await
     }
 
     /// Woken when something was condemned.
@@ -166,8 +157,6 @@ pub(super) const DUE: &str = "SELECT c.id, b.id, c.path, c.size, c.reason, c.att
 
 pub(super) const NEXT: &str =
     "SELECT due FROM condemned WHERE due IS NOT NULL AND seq <= ?1 ORDER BY due, seq LIMIT 1";
-
-pub(super) const HELD: &str = "SELECT 1 FROM condemned WHERE due IS NOT NULL AND seq > ?1 LIMIT 1";
 
 /// Turns a replica into a condemned path. Its own row is the caller's to delete. `is_again`: its
 /// bytes may still appear after the first delete.
@@ -202,10 +191,12 @@ pub(super) fn condemn_in_tx(
 }
 
 fn forget_in_tx(tx: &Tx<'_>, turn: &mut Turn, id: u64) -> Result<(), StoreError> {
-    let found: Option<(u64, u64, bool)> =
-        tx.one("SELECT backend, size, again FROM condemned WHERE id = ?1", [id], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?;
+    // One that is not due was forgotten before by somebody else, and waits for its second delete.
+    let found: Option<(u64, u64, bool)> = tx.one(
+        "SELECT backend, size, again FROM condemned WHERE id = ?1 AND due <= ?2",
+        (id, turn.now.0),
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
     let Some((backend, size, is_again)) = found else { return Ok(()) };
     if is_again {
         tx.run(

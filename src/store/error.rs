@@ -73,6 +73,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a request was refused, as against errors that are the store's own. A commit that is
+    /// refused gives up its blobs in its own transaction.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            StoreError::NoSuchBucket
+                | StoreError::NoSuchUpload
+                | StoreError::Exists
+                | StoreError::ConditionFailed
+                | StoreError::NoSuchKey
+                | StoreError::BucketQuota
+        )
+    }
+
     /// A row says something that no row of ours says, or an operation did what it never should.
     pub(super) fn broken(what: &str) -> StoreError {
         StoreError::Sqlite(Box::new(Broken(what.to_owned())))

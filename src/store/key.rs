@@ -32,20 +32,6 @@ impl Store {
         self.shared().keys.load_full()
     }
 
-    /// Makes or replaces a key. `Declared` when the configuration declares one of this id.
-    pub async fn key_put(&self, key: AccessKey) -> Result<(), StoreError> {
-        let sealed = seal(&self.shared().dir.host_key, &key)?;
-        self.write(Lane::Request, Need::Durable, move |tx| {
-            if key_declared_in_tx(**tx, &key.id)? == Some(true) {
-                return Err(StoreError::Declared);
-            }
-            key_put_in_tx(**tx, &key, &sealed)?;
-            tx.marks.keys = true;
-            Ok(())
-        })
-        .await
-    }
-
     pub async fn key_delete(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write(Lane::Request, Need::Durable, move |tx| {

@@ -154,15 +154,6 @@ impl Store {
         let _ = tokio::task::spawn_blocking(move || inner.stop()).await;
     }
 
-    /// A small write through the whole commit path, for readiness checks.
-    pub async fn can_write(&self) -> Result<(), StoreError> {
-        self.write(Lane::Request, Need::Durable, |tx| {
-            let count = tx.meta("probe")?.unwrap_or(0);
-            tx.meta_set("probe", count + 1)
-        })
-        .await
-    }
-
     fn shared(&self) -> &Shared {
         &self.inner.shared
     }

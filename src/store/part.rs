@@ -14,7 +14,6 @@ use super::error::StoreError;
 use super::ledger::Turn;
 use super::sql::Sql;
 use super::upload::active_in_tx;
-use super::version::is_refusal;
 use super::version::whole_blobs;
 use super::writer::Lane;
 use super::writer::Need;
@@ -58,7 +57,7 @@ impl Store {
             let mut turn = Turn::begin(tx, now);
             let result = match admit_in_tx(**tx, &part) {
                 Ok(old) => Ok(commit_in_tx(tx, &mut turn, &part, old)?),
-                Err(refusal) if is_refusal(&refusal) => {
+                Err(refusal) if refusal.is_refusal() => {
                     blobs_refuse_in_tx(tx, &mut turn, &part.blobs)?;
                     Err(refusal)
                 }

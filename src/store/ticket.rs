@@ -25,7 +25,9 @@ use super::connection::held;
 pub(super) struct Tickets {
     out: Mutex<BTreeMap<u64, usize>>,
     committed: AtomicU64,
-    /// Cleanup saw rows that only tickets hold back: it wants to hear when the oldest goes.
+    /// No path was condemned after this commit.
+    condemned: AtomicU64,
+    /// There may be rows that only tickets hold back: cleanup wants to hear when the oldest goes.
     held_back: AtomicBool,
     pub(super) cleanup: Arc<Notify>,
 }
@@ -57,9 +59,21 @@ impl Tickets {
         out.first_key_value().map_or(committed, |(&oldest, _)| oldest.min(committed))
     }
 
-    /// Whether some rows wait for tickets only.
-    pub(super) fn hold_back(&self, is_so: bool) {
-        self.held_back.store(is_so, Ordering::Release);
+    /// Some paths may have been condemned up to the commit `seq`, which was published.
+    pub(super) fn condemned(&self, seq: u64) {
+        self.condemned.fetch_max(seq, Ordering::AcqRel);
+        self.cleanup.notify_one();
+    }
+
+    /// The bound; cleanup is woken when the oldest ticket goes, if it may hold something back.
+    pub(super) fn bound_to_wait(&self) -> u64 {
+        // Before the bound is taken: a ticket that goes in between is then noticed.
+        self.held_back.store(true, Ordering::Release);
+        let bound = self.bound();
+        if self.condemned.load(Ordering::Acquire) <= bound {
+            self.held_back.store(false, Ordering::Release);
+        }
+        bound
     }
 
     fn give_back(&self, seq: u64) {
@@ -88,6 +102,8 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -107,5 +123,26 @@ mod tests {
         assert_eq!(tickets.bound(), 9);
         drop(twin);
         assert_eq!(tickets.bound(), 11);
+    }
+
+    #[test]
+    fn a_ticket_wakes_cleanup_only_when_it_may_hold_something_back() {
+        let tickets = Arc::new(Tickets::default());
+        let is_woken = || tickets.cleanup.notified().now_or_never().is_some();
+        tickets.publish(5);
+        tickets.condemned(5);
+        assert!(is_woken());
+        let reader = tickets.take();
+        assert_eq!(tickets.bound_to_wait(), 5);
+        drop(reader);
+        assert!(!is_woken(), "nothing was condemned since");
+        let reader = tickets.take();
+        tickets.publish(6);
+        tickets.condemned(6);
+        assert!(is_woken());
+        assert_eq!(tickets.bound_to_wait(), 5);
+        drop(reader);
+        assert!(is_woken());
+        assert_eq!(tickets.bound_to_wait(), 6);
     }
 }

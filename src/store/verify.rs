@@ -1,7 +1,11 @@
 //! Recomputing every derived number, and holding every rule of the schema against the rows.
 //!
-//! Each check is a query for rows that should not be there. All of them see one snapshot, on a
-//! connection of their own; while it is open the write-ahead log is not emptied.
+//! Each check is a query for rows that should not be there, on a connection of its own.
+//!
+//! # Why there is no common snapshot
+//!
+//! While a snapshot is held the write-ahead log is not emptied, and a log that is full stops all
+//! writes. A check is one statement, which sees one snapshot and needs no other's.
 
 use super::Store;
 use super::codec;
@@ -208,14 +212,13 @@ impl Store {
         let connections = std::sync::Arc::clone(&self.shared().connections);
         let verified = tokio::task::spawn_blocking(move || {
             let conn = connections.open_reader()?;
-            conn.execute_batch("BEGIN")?;
-            verify_in_tx(Sql(&conn))
+            all_checks(Sql(&conn))
         });
         verified.await.map_err(|_| StoreError::broken("the verification panicked"))?
     }
 }
 
-fn verify_in_tx(sql: Sql<'_>) -> Result<Vec<String>, StoreError> {
+fn all_checks(sql: Sql<'_>) -> Result<Vec<String>, StoreError> {
     let mut wrong = Vec::new();
     let quick: Vec<String> = sql.all("PRAGMA quick_check", [], |row| row.get(0))?;
     if quick != ["ok"] {
@@ -226,7 +229,7 @@ fn verify_in_tx(sql: Sql<'_>) -> Result<Vec<String>, StoreError> {
     for (what, query) in CHECKS {
         tell(&mut wrong, what, sql.all(query, [], |row| row.get(0))?);
     }
-    forms_in_tx(sql, &mut wrong)?;
+    forms(sql, &mut wrong)?;
     if default_in_tx(sql).is_err() {
         wrong.push("the default placement cannot be read".to_owned());
     }
@@ -244,7 +247,7 @@ fn tell(wrong: &mut Vec<String>, what: &str, rows: Vec<String>) {
 }
 
 /// Reads every encoded column once.
-fn forms_in_tx(sql: Sql<'_>, wrong: &mut Vec<String>) -> Result<(), StoreError> {
+fn forms(sql: Sql<'_>, wrong: &mut Vec<String>) -> Result<(), StoreError> {
     let mut bad = Vec::new();
     let mut statement = sql.0.prepare("SELECT seq, info, pieces FROM versions")?;
     let mut rows = statement.query([])?;

@@ -80,7 +80,7 @@ impl Store {
             let mut turn = Turn::begin(tx, now);
             let result = match admit_in_tx(**tx, &commit) {
                 Ok(displaced) => Ok(commit_in_tx(tx, &mut turn, &commit, displaced)?),
-                Err(refusal) if is_refusal(&refusal) => {
+                Err(refusal) if refusal.is_refusal() => {
                     blobs_refuse_in_tx(tx, &mut turn, &commit.blobs)?;
                     Err(refusal)
                 }
@@ -123,7 +123,7 @@ impl Store {
             let mut results = Vec::with_capacity(keys.len());
             for (key, conditions) in &keys {
                 match delete_in_tx(tx, &mut turn, bucket, key, conditions) {
-                    Err(err) if !is_refusal(&err) => return Err(err),
+                    Err(err) if !err.is_refusal() => return Err(err),
                     result => results.push(result),
                 }
             }
@@ -179,19 +179,6 @@ pub(super) fn writable(
         WriteVerdict::Failed => Err(StoreError::ConditionFailed),
         WriteVerdict::Missing => Err(StoreError::NoSuchKey),
     }
-}
-
-/// Errors by which a request is refused, as against those that are the store's own.
-pub(super) fn is_refusal(err: &StoreError) -> bool {
-    matches!(
-        err,
-        StoreError::NoSuchBucket
-            | StoreError::NoSuchUpload
-            | StoreError::Exists
-            | StoreError::ConditionFailed
-            | StoreError::NoSuchKey
-            | StoreError::BucketQuota
-    )
 }
 
 /// The version that the commit displaces.

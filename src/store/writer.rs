@@ -282,7 +282,7 @@ impl Writer {
                     self.conn = None;
                 }
                 if marks.condemned {
-                    self.shared.tickets.cleanup.notify_one();
+                    self.shared.tickets.condemned(marks.seq);
                 }
             }
             Fate::Unavailable | Fate::Unknown | Fate::Busy => {
@@ -392,6 +392,8 @@ impl Writer {
         self.shared.show_buckets(sql)?;
         self.shared.show_keys(sql)?;
         self.shared.tickets.publish(self.seq);
+        // A commit whose answer was lost may have condemned something.
+        self.shared.tickets.condemned(self.seq);
         self.conn = Some(conn);
         Ok(())
     }

@@ -103,8 +103,13 @@ pub(super) async fn write_pieces(
                 written += len;
                 state.written.store(written, Ordering::Release);
             }
-            Step::Stop => return Err(Failure { unknown: abort(writer).await, cause: None }),
+            // The queue goes first: the body must not wait until this leg has cleaned up.
+            Step::Stop => {
+                drop(queue);
+                return Err(Failure { unknown: abort(writer).await, cause: None });
+            }
             Step::Failed(err) => {
+                drop(queue);
                 let unknown = abort(writer).await || err.unknown;
                 return Err(Failure { unknown, cause: Some(err) });
             }

@@ -7,8 +7,9 @@
 //!
 //! # Invariants
 //!
-//! - A leg ends by itself or by its stop token, and its end is always awaited before its intent is
-//!   given up: nothing is condemned while its writer still writes.
+//! - A leg ends by itself or by its stop token, and its end is awaited before its intent is given
+//!   up. Only the store condemns a path that may still be written to, as it refuses a commit or lets
+//!   an object go before a late leg has ended; such a path is deleted a second time an hour later.
 //! - At most [`BLOBS_AHEAD`] blobs are open: the next one begins when an earlier one has enough
 //!   durable replicas or has no leg left.
 //! - What [`Tee::settle`] returns is durable on at least `min_replicas` backends that last.

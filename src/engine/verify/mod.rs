@@ -19,6 +19,7 @@ use crate::backend::Backend;
 use crate::backend::BackendError;
 use crate::backend::Fault;
 use crate::backend::Fleet;
+use crate::base::chain;
 use crate::model::BackendId;
 use crate::model::ReplicaState;
 use crate::model::WriteId;
@@ -251,7 +252,7 @@ fn wrong(err: &BackendError) -> Wrong {
     match err.fault {
         Fault::Missing => Wrong::Gone,
         Fault::Absent => Wrong::Absent,
-        _ => Wrong::Unreadable(in_full(err)),
+        _ => Wrong::Unreadable(chain(err)),
     }
 }
 
@@ -276,12 +277,7 @@ fn name_of(fleet: &Fleet, backend: BackendId) -> String {
 }
 
 fn unlisted(backend: &Backend, err: &BackendError) -> String {
-    format!("backend {} could not be listed to its end: {}", backend.name(), in_full(err))
-}
-
-fn in_full(err: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(err.source(), |cause| cause.source());
-    causes.fold(err.to_string(), |text, cause| format!("{text}: {cause}"))
+    format!("backend {} could not be listed to its end: {}", backend.name(), chain(err))
 }
 
 #[cfg(test)]

@@ -155,8 +155,7 @@ CREATE TABLE uploads (
     initiator TEXT NOT NULL,
     info BLOB NOT NULL,
     result BLOB,
-    due INTEGER,
-    CHECK ((result IS NULL) = (due IS NULL))
+    due INTEGER
 ) STRICT;
 CREATE UNIQUE INDEX uploads_active ON uploads (bucket, key, id) WHERE result IS NULL;
 CREATE INDEX uploads_due ON uploads (due) WHERE due IS NOT NULL;

@@ -60,6 +60,26 @@ async fn failures_back_off_and_are_parked() {
 }
 
 #[tokio::test]
+async fn two_passes_at_once_leave_the_second_delete() {
+    let world = World::new().await;
+    let registered = world.register(&[10], 1).await;
+    let write = registered[0].intents[0].write;
+    let failed = vec![FailedWrite { write, unknown: true }];
+    world.store.blobs_abandon(vec![(registered[0].blob, failed)]).await.unwrap();
+    let ids: Vec<u64> = world.due().await.iter().map(|row| row.id).collect();
+    assert_eq!(ids, [write.0]);
+    for _ in 0..2 {
+        world.store.condemned_deleted(ids.clone()).await.unwrap();
+        assert!(world.due().await.is_empty());
+    }
+    world.advance(2 * HOUR);
+    assert_eq!(world.due().await.len(), 1);
+    world.clean().await;
+    assert_eq!(world.store.condemned_next().await.unwrap(), None);
+    world.verify().await;
+}
+
+#[tokio::test]
 async fn intents_of_an_earlier_run_are_condemned() {
     let mut world = World::new().await;
     world.put("kept", 1, &[7]).await;

@@ -35,7 +35,7 @@ async fn a_foreign_host_key_is_refused() {
         grants: Grants::default(),
         declared: false,
     };
-    world.store.key_put(key).await.unwrap();
+    world.store.key_create(key).await.unwrap();
     world.store.close().await;
     drop(world.store);
     std::fs::write(dir.path().join("host.key"), [1; 32]).unwrap();
@@ -51,7 +51,7 @@ async fn a_closed_store_answers() {
     let world = World::new().await;
     world.store.close().await;
     world.store.close().await;
-    assert!(matches!(world.store.can_write().await, Err(StoreError::Unavailable(None))));
+    assert!(matches!(world.store.uploads_prune().await, Err(StoreError::Unavailable(None))));
     assert!(matches!(world.find("k").await, Err(StoreError::Unavailable(None))));
 }
 
@@ -86,7 +86,7 @@ async fn an_operation_runs_to_its_end_without_its_caller() {
         () = std::future::ready(()) => (),
     }
     drop(call);
-    world.store.can_write().await.unwrap();
+    world.store.uploads_prune().await.unwrap();
     assert!(world.find("k").await.is_ok());
     world.verify().await;
 }

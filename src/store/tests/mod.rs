@@ -128,6 +128,33 @@ fn if_match(tag: u8) -> WriteConditions {
     WriteConditions { if_match: Some(one), if_none_match: None }
 }
 
+/// The operator's verbs, as short as tests want them.
+impl Store {
+    pub(crate) async fn bucket_create(&self, name: BucketName) -> Result<Arc<Bucket>, StoreError> {
+        possible(self.bucket_create_with(name, BucketWishes::default(), None).await)
+    }
+
+    async fn bucket_set(&self, wishes: DeclaredBucket) -> Result<Arc<Bucket>, StoreError> {
+        let DeclaredBucket { name, placement, max_uploads, quota } = wishes;
+        let wishes = BucketWishes {
+            replicas: Some(placement.replicas),
+            min_replicas: Some(placement.min_replicas),
+            routing: Some(placement.routing),
+            require_distinct: Some(placement.require_distinct),
+            max_uploads: Some(max_uploads),
+            quota: Some(quota.unwrap_or(0)),
+        };
+        possible(self.bucket_change(name, wishes).await)
+    }
+}
+
+fn possible<T>(result: Result<T, WishError>) -> Result<T, StoreError> {
+    result.map_err(|err| match err {
+        WishError::Store(err) => err,
+        WishError::Impossible(why) => panic!("{why}"),
+    })
+}
+
 impl World {
     async fn new() -> World {
         World::with(declaration(None)).await

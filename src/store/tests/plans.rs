@@ -15,7 +15,6 @@ async fn no_query_scans_or_sorts() {
         entry::GOOD_REPLICAS,
         condemned::DUE,
         condemned::NEXT,
-        condemned::HELD,
         replica::WRITING_BEFORE,
         blob::DROPPED_BEFORE,
         upload::PRUNABLE,

@@ -59,7 +59,7 @@ async fn declarations_come_and_go() {
     assert_eq!(world.store.bucket("photos").unwrap().placement_id, films.placement_id);
     assert!(world.store.keys()["A"].declared);
     assert!(matches!(world.store.key_delete("A").await, Err(StoreError::Declared)));
-    assert!(matches!(world.store.key_put(access_key("A", "x")).await, Err(StoreError::Declared)));
+    assert!(matches!(world.store.key_create(access_key("A", "x")).await, Err(StoreError::Exists)));
     assert!(matches!(world.store.bucket_delete(&name("films")).await, Err(StoreError::Declared)));
     assert!(matches!(
         world.store.bucket_set(declared("films", 1)).await,
@@ -68,7 +68,7 @@ async fn declarations_come_and_go() {
     world.verify().await;
 
     // The bucket stays with its wishes, the key goes, an undeclared key is left alone.
-    world.store.key_put(access_key("C", "three")).await.unwrap();
+    world.store.key_create(access_key("C", "three")).await.unwrap();
     wanted.buckets.remove(1);
     wanted.keys.remove(0);
     wanted.default_placement = placement(3, 2);
