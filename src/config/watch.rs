@@ -114,6 +114,10 @@ impl Looker {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || super::read(&path)).await;
         let Ok(Ok(bytes)) = read else { return };
+        // Whoever writes in place empties the file first; the rest is another event.
+        if bytes.is_empty() {
+            return;
+        }
         let hash = super::hash(&bytes);
         if hash != self.last {
             self.last = hash;

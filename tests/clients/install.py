@@ -17,6 +17,14 @@ PLAIN_TOOLS = ["awk", "bash", "cat", "chmod", "cp", "cut", "date", "df", "dirnam
                "tail", "tr", "uname", "wc"]
 
 
+def runs(pid):
+    """Whether the process lives; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class Install:
     program = "install.sh"
 
@@ -141,14 +149,14 @@ class Install:
         pid = int(self.pid_file.read_text())
         run([self.home / ".local/bin/larder", "version"], self.env)
         run(["bash", "-c", re.search(r"(?m)^  stop +(.*)$", self.said)[1]], self.env)
-        check(not Path(f"/proc/{pid}").exists(), "the server still runs")
+        check(not runs(pid), "the server still runs")
         run([self.home / ".local/bin/larder", "version"], self.env)
         self.curl_line(self.install())
 
     def uninstall(self):
         pid = int(self.pid_file.read_text())
         self.install("--uninstall")
-        check(not Path(f"/proc/{pid}").exists(), "the server still runs")
+        check(not runs(pid), "the server still runs")
         check(not (self.home / ".local/bin/larder").exists(), "the binary is still there")
         check(self.config.exists() and any(self.data.iterdir()), "data went with the binary")
         self.curl_line(self.install())
