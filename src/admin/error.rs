@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::base::chain;
 use crate::engine::EngineError;
 use crate::engine::WishRefused;
 
@@ -65,7 +66,7 @@ impl From<EngineError> for ApiError {
             EngineError::BucketNotEmpty => {
                 ApiError::new(status, code, err.to_string()).hint("delete those first")
             }
-            err => ApiError::new(status, code, in_full(&err)),
+            err => ApiError::new(status, code, chain(&err)),
         }
     }
 }
@@ -77,9 +78,4 @@ impl From<WishRefused> for ApiError {
             WishRefused::Engine(err) => err.into(),
         }
     }
-}
-
-fn in_full(err: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(err.source(), |cause| cause.source());
-    causes.fold(err.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -141,7 +141,7 @@ impl World {
     }
 
     async fn reserved(&self) -> u64 {
-        self.engine.store.ledger().await.unwrap().iter().map(|row| row.reserved).sum()
+        self.engine.store.backends().await.unwrap().iter().map(|row| row.reserved).sum()
     }
 
     /// Nothing is reserved any more, and the store is in order.

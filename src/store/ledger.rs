@@ -47,11 +47,6 @@ pub struct BackendRow {
 }
 
 impl Store {
-    /// The ledger as it is now; only a registering transaction sees it exactly.
-    pub async fn ledger(&self) -> Result<Vec<LedgerRow>, StoreError> {
-        self.read(|sql| Ok(Ledger::read_in_tx(sql)?.rows)).await
-    }
-
     pub async fn backends(&self) -> Result<Vec<BackendRow>, StoreError> {
         self.read(|sql| {
             sql.all(
