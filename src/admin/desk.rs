@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Ready;
 use super::error::ApiError;
 use super::operation::Operation;
+use super::usage::UsageView;
 use super::views::BackendView;
 use super::views::BucketView;
 use super::views::ChangedKey;
@@ -23,9 +24,11 @@ use super::views::VerifyView;
 use super::views::VerifyWish;
 use super::views::Wishes;
 use super::views::bucket_name;
+use super::views::condition;
 use super::views::rfc3339;
 use crate::base::Timestamp;
 use crate::engine::Engine;
+use crate::engine::EngineError;
 use crate::engine::KeyChange;
 use crate::engine::VerifyOptions;
 use crate::engine::VerifyProgress;
@@ -104,6 +107,8 @@ impl Desk {
                 value(&serde_json::json!({ "deleted": id }))
             }
             Operation::BackendList => self.backend_list().await,
+            Operation::BackendReset(name) => self.backend_reset(&name),
+            Operation::Usage => value(&UsageView::new(self.engine.usage().await?)),
             Operation::Verify(wish) => value(&self.verify(wish, &VerifyProgress::default()).await?),
         }
     }
@@ -127,6 +132,8 @@ impl Desk {
             state: if ready.get() { "ready" } else { "stopping" }.to_owned(),
             pid: std::process::id(),
             started: rfc3339(*started),
+            store: condition(self.engine.condition()).to_owned(),
+            refusals: self.engine.refusals().into_iter().collect(),
         })
     }
 
@@ -242,6 +249,20 @@ impl Desk {
         value(&KeyView { secret, ..KeyView::new(&key) })
     }
 
+    /// Breakers are in the memory of a server.
+    fn backend_reset(&self, name: &str) -> Result<Value, ApiError> {
+        if matches!(self.surroundings, Surroundings::Offline(_)) {
+            let hint = "breakers are a running server's; each start closes all of them";
+            return match self.places().iter().any(|place| place.name == name) {
+                true => value(&serde_json::json!({ "reset": Value::Null, "note": hint })),
+                false => Err(ApiError::from(EngineError::NoSuchBackend).about("backend", name)),
+            };
+        }
+        let reset = self.engine.backend_reset(name);
+        reset.map_err(|err| ApiError::from(err).about("backend", name))?;
+        value(&serde_json::json!({ "reset": name }))
+    }
+
     async fn backend_list(&self) -> Result<Value, ApiError> {
         let places = self.places();
         let mut views = Vec::new();
@@ -264,6 +285,9 @@ impl Desk {
                     orphan: 0,
                     free: None,
                     rows: 0,
+                    breaker: None,
+                    reached: None,
+                    limited: false,
                 });
             }
         }

@@ -50,6 +50,7 @@ impl From<EngineError> for ApiError {
         let (status, code) = match &err {
             EngineError::NoSuchBucket => (StatusCode::NOT_FOUND, "no_such_bucket"),
             EngineError::NoSuchAccessKey => (StatusCode::NOT_FOUND, "no_such_key"),
+            EngineError::NoSuchBackend => (StatusCode::NOT_FOUND, "no_such_backend"),
             EngineError::BucketExists => (StatusCode::CONFLICT, "bucket_exists"),
             EngineError::BucketNotEmpty => (StatusCode::CONFLICT, "bucket_not_empty"),
             EngineError::Declared => (StatusCode::CONFLICT, "declared"),

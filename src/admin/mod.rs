@@ -8,13 +8,15 @@
 //! |---|---|
 //! | `GET /health/live` | 200 while the process runs |
 //! | `GET /health/ready` | 200 while requests are served, 503 before and from the stop on |
-//! | `GET /api/v1/status` | version, state, process id, start |
+//! | `GET /api/v1/status` | version, state, process id, start, condition of the store, refusals |
 //! | `POST /api/v1/stop` | 202, and the server ends as on SIGTERM |
 //! | `GET, POST /api/v1/buckets` | all buckets; makes one |
 //! | `GET, PATCH, DELETE /api/v1/buckets/NAME` | one bucket |
 //! | `GET, POST /api/v1/keys` | all keys, never a secret; makes one, and shows its secret once |
 //! | `GET, PATCH, DELETE /api/v1/keys/ID` | one key |
-//! | `GET /api/v1/backends` | all backends with their ledger |
+//! | `GET /api/v1/backends` | all backends with their ledger, breakers and limits reached |
+//! | `POST /api/v1/backends/NAME/reset` | closes the breaker of one backend |
+//! | `GET /api/v1/usage` | what each backend used this month and this day, against its limits |
 //! | `POST /api/v1/verify` | a JSON value a line: progress, and at last the result |
 //!
 //! A refusal is `{"error": {"code", "message", "hint"}}`; programs may rely on the code.
@@ -25,6 +27,7 @@ mod operation;
 mod router;
 mod server;
 mod socket;
+mod usage;
 mod views;
 
 use std::sync::Arc;
@@ -40,6 +43,7 @@ pub use self::server::serve;
 pub use self::server::serve_socket;
 pub use self::socket::Socket;
 pub use self::socket::connect;
+pub use self::usage::*;
 pub use self::views::*;
 // What the command line shares with the verbs behind it.
 pub use crate::engine::{VerifyProgress, new_credentials};

@@ -22,6 +22,8 @@ use super::views::Wishes;
 
 /// What all paths of this version of the surface begin with.
 pub(super) const ROOT: &str = "/api/v1/";
+/// After the name of a backend.
+const RESET: &str = "/reset";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -38,6 +40,8 @@ pub enum Operation {
     KeySet(String, ChangedKey),
     KeyDelete(String),
     BackendList,
+    BackendReset(String),
+    Usage,
     Verify(VerifyWish),
 }
 
@@ -70,6 +74,11 @@ impl Operation {
             Operation::KeySet(id, change) => one(Method::PATCH, "keys", id).with(change),
             Operation::KeyDelete(id) => one(Method::DELETE, "keys", id),
             Operation::BackendList => plain(Method::GET, "backends"),
+            Operation::BackendReset(name) => {
+                let of_backend = one(Method::POST, "backends", name);
+                Sent { path: of_backend.path + RESET, ..of_backend }
+            }
+            Operation::Usage => plain(Method::GET, "usage"),
             Operation::Verify(wish) => plain(Method::POST, "verify").with(wish),
         }
     }
@@ -98,8 +107,14 @@ impl Operation {
             ("keys", Some(id), "PATCH") => Operation::KeySet(id, json(body)?),
             ("keys", Some(id), "DELETE") => Operation::KeyDelete(id),
             ("backends", None, "GET") => Operation::BackendList,
+            ("backends", Some(rest), "POST") => match rest.strip_suffix(RESET) {
+                Some(name) => Operation::BackendReset(name.to_owned()),
+                None => return Err(no_such_path()),
+            },
+            ("usage", None, "GET") => Operation::Usage,
             ("verify", None, "POST") => Operation::Verify(json(body)?),
-            ("status" | "stop" | "backends" | "verify", None, _) | ("buckets" | "keys", _, _) => {
+            ("status" | "stop" | "backends" | "usage" | "verify", None, _)
+            | ("buckets" | "keys", _, _) => {
                 let text = format!("{method} cannot be asked of {path}");
                 return Err(ApiError::new(
                     StatusCode::METHOD_NOT_ALLOWED,
@@ -165,6 +180,8 @@ mod tests {
             Operation::KeySet("LK1".into(), change),
             Operation::KeyDelete("LK1".into()),
             Operation::BackendList,
+            Operation::BackendReset("disk-1".into()),
+            Operation::Usage,
             Operation::Verify(VerifyWish { backends: true, read: false }),
         ]
     }
@@ -189,6 +206,8 @@ mod tests {
         assert_eq!(status(Method::GET, "/api/v1/status/x", ""), 404);
         assert_eq!(status(Method::GET, "/api/v1/stop", ""), 405);
         assert_eq!(status(Method::PUT, "/api/v1/buckets/x", ""), 405);
+        assert_eq!(status(Method::POST, "/api/v1/usage", ""), 405);
+        assert_eq!(status(Method::POST, "/api/v1/backends/x", ""), 404);
         assert_eq!(status(Method::POST, "/api/v1/buckets", "{}"), 400);
         assert_eq!(status(Method::POST, "/api/v1/buckets", "{"), 400);
         let extra = r#"{"name":"abc","wishes":{"replica":2}}"#;

@@ -1,15 +1,19 @@
 //! What the operator's verbs are asked and what they answer, as JSON has it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use super::error::ApiError;
+use super::usage::ReachedView;
 use crate::base::Timestamp;
 use crate::engine::BackendState;
+use crate::engine::BreakerState;
 use crate::engine::BucketUsage;
 use crate::engine::BucketWishes;
+use crate::engine::Condition;
 use crate::engine::Verified;
 use crate::model::AccessKey;
 use crate::model::Action;
@@ -247,6 +251,47 @@ pub struct BackendView {
     /// Bytes that still fit; `None` when nothing known bounds them.
     pub free: Option<u64>,
     pub rows: u64,
+    /// `None` where nothing is called: without a server, or before it was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
+    /// The limit that keeps it from being used now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<ReachedView>,
+    /// Whether the owner limits what it may use.
+    #[serde(default)]
+    pub limited: bool,
+}
+
+/// How far a backend is trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerView {
+    /// `closed`, `open` or `half-open`.
+    pub state: String,
+    /// In a row, while it is closed.
+    pub failures: u32,
+    /// How long ago it left the closed state, in whole seconds.
+    pub since_seconds: Option<u64>,
+    /// When an open one is tried again at the earliest, in whole seconds, rounded up.
+    pub retry_in_seconds: Option<u64>,
+    /// The failure that keeps it open.
+    pub why: Option<String>,
+}
+
+impl BreakerView {
+    fn new(breaker: crate::engine::BreakerView) -> BreakerView {
+        let state = match breaker.state {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half-open",
+        };
+        BreakerView {
+            state: state.to_owned(),
+            failures: breaker.failures,
+            since_seconds: breaker.since.map(|since| since.as_secs()),
+            retry_in_seconds: breaker.retry_in.map(|retry| retry.as_millis().div_ceil(1000) as u64),
+            why: breaker.why,
+        }
+    }
 }
 
 impl BackendView {
@@ -264,6 +309,9 @@ impl BackendView {
             orphan: row.orphan,
             free: state.free,
             rows: row.rows,
+            breaker: state.breaker.map(BreakerView::new),
+            reached: state.reached.map(ReachedView::new),
+            limited: state.limits.is_some_and(|limits| limits.is_set()),
         }
     }
 }
@@ -317,10 +365,24 @@ pub enum VerifyEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
     pub version: String,
-    /// `ready` or `stopping`; `offline` when no server answers.
+    /// `ready` or `stopping`.
     pub state: String,
     pub pid: u32,
     pub started: String,
+    /// `well`; `tight`: nothing but deletes and cleanup; `failing`: nothing can be written.
+    #[serde(default)]
+    pub store: String,
+    /// Requests refused since the start, by why.
+    #[serde(default)]
+    pub refusals: BTreeMap<String, u64>,
+}
+
+pub(super) fn condition(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Well => "well",
+        Condition::Tight => "tight",
+        Condition::Failing => "failing",
+    }
 }
 
 /// The moment as RFC 3339 has it, in UTC and whole seconds.

@@ -11,6 +11,8 @@ use crate::backend::Backend;
 use crate::backend::BackendSettings;
 use crate::backend::Fleet;
 use crate::backend::Marker;
+use crate::backend::Meter;
+use crate::base::Clock;
 use crate::base::Ids;
 use crate::base::ids;
 use crate::model::BackendId;
@@ -50,30 +52,20 @@ pub(super) struct Known<'a> {
     /// Backends of the generation before; those with equal settings are taken over as they are.
     pub(super) before: Option<&'a Fleet>,
     pub(super) ids: &'a Ids,
+    pub(super) clock: &'a Clock,
 }
 
 /// Opens all backends. Those that are known are opened side by side, so that those that give no
 /// answer cost the time of one; those that are new are probed and get their markers, in order.
+/// They are no fleet yet: until they are, the limits of the one before hold.
 pub(super) async fn open(
     settings: &[BackendSettings],
     known: &Known<'_>,
-) -> Result<(Fleet, Vec<DeclaredBackend>), FleetError> {
+) -> Result<(Vec<Arc<Backend>>, Vec<DeclaredBackend>), FleetError> {
     let mut backends: Vec<Arc<Backend>> = Vec::with_capacity(settings.len());
-    let is_known = |wanted: &BackendSettings| known.rows.iter().any(|row| row.name == wanted.name);
-    let opening = settings.iter().map(async |wanted| match is_known(wanted) {
-        true => Some(open_one(wanted, known).await),
-        false => None,
-    });
-    for (wanted, opened) in settings.iter().zip(futures_util::future::join_all(opening).await) {
-        let backend = match opened {
-            Some(opened) => opened?,
-            None => open_one(wanted, known).await?,
-        };
-        if let Some(twin) = backends.iter().find(|b| b.id() == backend.id()) {
-            let (first, second) = (twin.name().to_string(), wanted.name.clone());
-            return Err(FleetError::OneRootTwice { first, second });
-        }
-        backends.push(backend);
+    if let Err(err) = open_all(settings, known, &mut backends).await {
+        hand_back(&backends, known.before);
+        return Err(err);
     }
     let declared = backends
         .iter()
@@ -84,29 +76,86 @@ pub(super) async fn open(
             quota: backend.settings().quota,
         })
         .collect();
-    Ok((Fleet::new(backends), declared))
+    Ok((backends, declared))
 }
 
+/// These are not used after all: the requests that opening them took are counted all the same.
+pub(super) fn hand_back(backends: &[Arc<Backend>], before: Option<&Fleet>) {
+    for backend in backends {
+        if let Some(before) = before.and_then(|fleet| fleet.get(backend.id())) {
+            backend.meter().hand_on(before.meter());
+        }
+    }
+}
+
+/// Also after an error `backends` has all that were opened.
+async fn open_all(
+    settings: &[BackendSettings],
+    known: &Known<'_>,
+    backends: &mut Vec<Arc<Backend>>,
+) -> Result<(), FleetError> {
+    let is_known = |wanted: &BackendSettings| known.rows.iter().any(|row| row.name == wanted.name);
+    let opening = settings.iter().map(async |wanted| match is_known(wanted) {
+        true => Some(open_one(wanted, known).await),
+        false => None,
+    });
+    let mut outcome = Ok(());
+    for (wanted, opened) in settings.iter().zip(futures_util::future::join_all(opening).await) {
+        let opened = match opened {
+            Some(opened) => opened,
+            None if outcome.is_ok() => open_one(wanted, known).await,
+            None => continue,
+        };
+        match opened {
+            Ok(backend) => match backends.iter().find(|b| b.id() == backend.id()) {
+                Some(twin) => {
+                    let (first, second) = (twin.name().to_string(), wanted.name.clone());
+                    outcome = outcome.and(Err(FleetError::OneRootTwice { first, second }));
+                }
+                None => backends.push(backend),
+            },
+            Err(err) => outcome = outcome.and(Err(err)),
+        }
+    }
+    outcome
+}
+
+/// What is sent before it is known whose backend this is counts as well, also when it is not
+/// opened then.
 async fn open_one(wanted: &BackendSettings, known: &Known<'_>) -> Result<Arc<Backend>, FleetError> {
-    if let Some(same) =
-        known.before.and_then(|fleet| fleet.all().iter().find(|b| b.settings() == wanted))
-    {
+    let same = |backend: &&Arc<Backend>| backend.settings() == wanted;
+    if let Some(same) = known.before.and_then(|fleet| fleet.all().iter().find(same)) {
         return Ok(Arc::clone(same));
     }
+    let meter = Meter::new(known.clock.clone(), wanted.profile.day_begins);
+    let opened = open_with(wanted, known, &meter).await;
+    if opened.is_err() {
+        let named = |backend: &&Arc<Backend>| **backend.name() == *wanted.name;
+        let before = known.before.and_then(|fleet| fleet.all().iter().find(named));
+        before.into_iter().for_each(|before| meter.hand_on(before.meter()));
+    }
+    opened
+}
+
+async fn open_with(
+    wanted: &BackendSettings,
+    known: &Known<'_>,
+    meter: &Arc<Meter>,
+) -> Result<Arc<Backend>, FleetError> {
     let name = || wanted.name.clone();
     let location = Backend::location(wanted);
     let row = known.rows.iter().find(|row| row.name == wanted.name);
     let open = async |id| {
-        Backend::open(wanted.clone(), known.store, id)
+        Backend::open(wanted.clone(), known.store, id, Arc::clone(meter))
             .await
             .map_err(|err| FleetError::Open { name: name(), cause: Box::new(err) })
     };
     let add = async |id| {
-        Backend::add(wanted.clone(), known.store, id)
+        Backend::add(wanted.clone(), known.store, id, Arc::clone(meter))
             .await
             .map_err(|err| FleetError::Add { name: name(), cause: Box::new(err) })
     };
-    match Backend::find_marker(wanted).await {
+    match Backend::find_marker(wanted, meter).await {
         Ok(Some(Marker { store, .. })) if store != known.store => {
             Err(FleetError::OtherStore { name: name(), store: ids::to_text(store) })
         }

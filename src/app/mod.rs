@@ -24,8 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::backend::Fleet;
 use crate::base::Clock;
 use crate::base::Ids;
+use crate::base::chain;
 use crate::config::Config;
 use crate::config::Loaded;
 use crate::engine::Engine;
@@ -42,6 +44,9 @@ use reload::Reloader;
 /// How often absent backends are looked at, and uploads completed long ago are forgotten.
 const LOOK: Duration = Duration::from_secs(5);
 const PRUNE: Duration = Duration::from_secs(3600);
+/// What is kept of the data directory's disk for when that is full: deletes of millions of
+/// objects.
+const BALLAST: u64 = 64 << 20;
 /// Open files: as many as the system lets us, up to this.
 const FILES_WANTED: u64 = 65_536;
 
@@ -58,7 +63,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let clock = Clock::system();
     let ids = Arc::new(Ids::new(clock.clone()));
     let data_dir = config.data_dir.clone();
-    let store = offline::open(&data_dir, clock.clone(), Arc::clone(&ids)).await?;
+    let store = offline::open_with(&data_dir, BALLAST, clock.clone(), Arc::clone(&ids)).await?;
     // Nobody else may make it: the store's lock is ours.
     let socket = admin::Socket::bind(&data_dir).context("the operator's socket cannot be made")?;
     let socket = Arc::new(socket);
@@ -81,11 +86,15 @@ async fn serve_store(
         tracing::info!(intents = settled, "settled what an earlier run left unfinished");
     }
     let rows = store.backends().await?;
-    let known = fleet::Known { store: store.id(), rows: &rows, before: None, ids: &ids };
-    let (fleet, declared) = fleet::open(&config.backends, &known).await?;
+    let known =
+        fleet::Known { store: store.id(), rows: &rows, before: None, ids: &ids, clock: &clock };
+    let (backends, declared) = fleet::open(&config.backends, &known).await?;
     store.declare(declaration(config, declared)).await.context("declaring the configuration")?;
     let memory = config.server.memory;
-    let engine = Engine::new(store, fleet, config.engine.clone(), memory, clock);
+    let fleet = Fleet::new(backends);
+    let engine = Engine::new(store, fleet.clone(), config.engine.clone(), memory, clock);
+    // Before the first request: limits hold only what is known.
+    engine.usage_learn(fleet.all()).await.context("looking up what was used")?;
 
     let s3_listener = bind(config.server.listen, "server.listen").await?;
     let admin_listener = bind(config.server.admin_listen, "server.admin_listen").await?;
@@ -95,6 +104,7 @@ async fn serve_store(
     let stop_background = CancellationToken::new();
     let background = TaskTracker::new();
     background.spawn(Arc::clone(&engine).cleanup_loop(stop_background.clone()));
+    background.spawn(Arc::clone(&engine).usage_loop(stop_background.clone()));
     background.spawn(keep_house(Arc::clone(&engine), stop_background.clone()));
     background.spawn(admin::serve(admin_listener, ready.clone(), stop_background.clone()));
     let stop_asked = CancellationToken::new();
@@ -124,11 +134,19 @@ async fn serve_store(
     // A listener that panicked ends here as well; what it served is lost, what it stored is not.
     let _ = serving.await;
     stop_background.cancel();
+    end(&background, grace.get(), &engine).await;
+    Ok(())
+}
+
+/// Background work ends, and what it sent to its end is counted.
+async fn end(background: &TaskTracker, grace: Duration, engine: &Engine) {
     background.close();
-    if tokio::time::timeout(grace.get(), background.wait()).await.is_err() {
+    if tokio::time::timeout(grace, background.wait()).await.is_err() {
         tracing::warn!("background work did not end in time and is left behind");
     }
-    Ok(())
+    if let Err(err) = engine.usage_flush().await {
+        tracing::warn!(error = chain(&err), "what was used last could not be written");
+    }
 }
 
 /// What the store keeps of a configuration.
@@ -146,6 +164,7 @@ fn s3_settings(config: &Config) -> S3Settings {
         region: config.server.region.clone(),
         domain: config.server.domain.clone(),
         post_form_max: config.server.post_form_max,
+        rate: config.rate.clone(),
     }
 }
 

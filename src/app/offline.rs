@@ -12,15 +12,20 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
 use crate::admin::Desk;
 use crate::admin::Place;
 use crate::backend::Backend;
 use crate::backend::BackendSettings;
 use crate::backend::Fleet;
+use crate::backend::Meter;
 use crate::backend::ProbeReport;
 use crate::base::Clock;
 use crate::base::Ids;
+use crate::base::chain;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::store::BackendRow;
@@ -68,6 +73,9 @@ pub enum Needs {
 pub struct Offline {
     pub desk: Desk,
     store: Store,
+    /// Keeps what is asked of backends counted, as in a server; ends also when this is dropped.
+    counting: JoinHandle<()>,
+    stop: DropGuard,
 }
 
 impl Offline {
@@ -93,8 +101,15 @@ impl Offline {
                 let settings = config.engine.clone();
                 let memory = config.server.memory;
                 let engine = Engine::new(store.clone(), fleet, settings, memory, clock);
+                engine.usage_as_configured(&config.backends);
                 let places = config.backends.iter().map(place).collect();
-                Ok(Offline { desk: Desk::offline(engine, places), store })
+                if let Err(err) = engine.usage_learn(engine.fleet.load().all()).await {
+                    tracing::warn!(error = chain(&err), "what was used is not known");
+                }
+                let stop = CancellationToken::new();
+                let counting = tokio::spawn(Arc::clone(&engine).usage_loop(stop.clone()));
+                let desk = Desk::offline(engine, places);
+                Ok(Offline { desk, store, counting, stop: stop.drop_guard() })
             }
             Err(err) => {
                 store.close().await;
@@ -105,6 +120,9 @@ impl Offline {
 
     /// Gives the store back.
     pub async fn close(self) {
+        drop(self.stop);
+        // It panics only if the loop did; what it did not write is lost then.
+        let _ = self.counting.await;
         self.store.close().await;
     }
 }
@@ -162,7 +180,8 @@ async fn open_known(
     store: u64,
     rows: &[BackendRow],
 ) -> Option<Arc<Backend>> {
-    let marked = Backend::find_marker(settings).await.ok().flatten();
+    let meter = Meter::new(Clock::system(), settings.profile.day_begins);
+    let marked = Backend::find_marker(settings, &meter).await.ok().flatten();
     let id = match marked {
         Some(marker) => Some(marker.backend).filter(|_| marker.store == store),
         None => {
@@ -174,7 +193,7 @@ async fn open_known(
     if rows.iter().all(|row| row.id != id) {
         return None;
     }
-    match Backend::open(settings.clone(), store, id).await {
+    match Backend::open(settings.clone(), store, id, meter).await {
         Ok(backend) => Some(backend),
         Err(err) => {
             let error = &err as &dyn std::error::Error;
@@ -184,12 +203,23 @@ async fn open_known(
     }
 }
 
-/// Opens the store on a thread that may block.
+/// Opens the store for a short visit, which leaves the making of a ballast to the server.
 pub async fn open(data_dir: &Path, clock: Clock, ids: Arc<Ids>) -> Result<Store, OfflineError> {
+    open_with(data_dir, 0, clock, ids).await
+}
+
+/// Opens the store on a thread that may block. `ballast` is [`StoreSettings::ballast`].
+pub(super) async fn open_with(
+    data_dir: &Path,
+    ballast: u64,
+    clock: Clock,
+    ids: Arc<Ids>,
+) -> Result<Store, OfflineError> {
     let settings = StoreSettings {
         data_dir: data_dir.to_owned(),
         durability: Durability::PowerLoss,
         readers: READERS,
+        ballast,
     };
     let opened = tokio::task::spawn_blocking(move || Store::open(settings, clock, ids)).await;
     let opened = opened.expect("opening a store does not panic");
@@ -204,5 +234,9 @@ pub fn is_locked(data_dir: &Path) -> std::io::Result<bool> {
 /// Tries everything that the contract needs of each backend, several at a time; the reports are
 /// in the order of `backends`.
 pub async fn probe(backends: &[BackendSettings]) -> Vec<ProbeReport> {
-    stream::iter(backends).map(Backend::probe).buffered(PROBES_MAX).collect().await
+    let probe = async |settings: &BackendSettings| {
+        let meter = Meter::new(Clock::system(), settings.profile.day_begins);
+        Backend::probe(settings, &meter).await
+    };
+    stream::iter(backends).map(probe).buffered(PROBES_MAX).collect().await
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::ServeOptions;
 use super::fleet;
 use super::logging::LogHandle;
+use crate::backend::Fleet;
 use crate::base::Ids;
 use crate::config;
 use crate::config::Config;
@@ -111,11 +112,26 @@ impl Reloader {
         let store = &self.engine.store;
         let before = self.engine.fleet.load_full();
         let rows = store.backends().await?;
-        let known =
-            fleet::Known { store: store.id(), rows: &rows, before: Some(&before), ids: &self.ids };
-        let (fleet, declared) = fleet::open(&new.backends, &known).await?;
-        store.declare(super::declaration(&new, declared)).await?;
-        self.engine.reload(fleet, new.engine.clone(), new.server.memory);
+        let known = fleet::Known {
+            store: store.id(),
+            rows: &rows,
+            before: Some(&before),
+            ids: &self.ids,
+            clock: &self.engine.clock,
+        };
+        let (backends, declared) = fleet::open(&new.backends, &known).await?;
+        let declared = async {
+            self.engine.usage_learn(&backends).await?;
+            store.declare(super::declaration(&new, declared)).await?;
+            anyhow::Ok(())
+        };
+        if let Err(err) = declared.await {
+            fleet::hand_back(&backends, Some(&before));
+            return Err(err);
+        }
+        // A fleet holds its backends to their limits together, so first each has what was used.
+        self.engine.usage_hand_on(&backends);
+        self.engine.reload(Fleet::new(backends), new.engine.clone(), new.server.memory);
         self.grace.set(new.server.shutdown_timeout);
         self.s3.reload(super::s3_settings(&new));
         self.log.set_level(new.log.level);

@@ -13,13 +13,11 @@
 //!   written at the end.
 //! - A slash at the end of an endpoint would be doubled in every address.
 //! - A read may end early without an error: every read has a range and its length is counted.
-//! - Timeouts lie inside the retries; the other way round a retry would be dropped halfway.
+//! - Timeouts lie inside the retries; the other way round a retry would be dropped halfway. Those of
+//!   HTTP services are the transport's, on progress: OpenDAL's bound whole parts.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
-use std::sync::Mutex;
-use std::sync::Once;
-use std::sync::PoisonError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,18 +33,22 @@ use opendal::OperatorRegistry;
 use opendal::layers::ConcurrentLimitLayer;
 use opendal::layers::RetryLayer;
 use opendal::layers::TimeoutLayer;
-use opendal_http_transport_reqwest::ReqwestTransport;
 
 use super::BackendSettings;
 use super::Listed;
+use super::Meter;
 use super::Timeouts;
 use super::error::{Aim, Failure, Fault};
 use super::marker::MARKER_DIR;
+use super::purpose;
 use super::quirks;
 use super::quirks::Quirks;
+use super::throttle::Direction;
+use super::throttle::Throttle;
+use super::transport::Transport;
 
 /// Bytes of one part of a multi-part upload, which is kept until it is sent. S3 wants 5 MiB.
-const PART: usize = 8 << 20;
+pub(super) const PART: usize = 8 << 20;
 /// Bytes of one piece that a read hands on.
 pub(crate) const PIECE_MAX: usize = 1 << 20;
 /// Calls, open readers and writers of one backend. Far above what admission lets in: it only
@@ -56,12 +58,6 @@ const CALLS_MAX: usize = 1024;
 const RETRIES: usize = 3;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
-/// A part of [`PART`] bytes on a slow line, or the end of a large upload, takes this long.
-const IO_TIMEOUT_MIN: Duration = Duration::from_secs(60);
-const CALL_TIMEOUT_MIN: Duration = Duration::from_secs(30);
-/// Idle connections that are kept to one host.
-const IDLE_CONNECTIONS_MAX: usize = 32;
-const IDLE_CONNECTION_TIME: Duration = Duration::from_secs(60);
 
 /// One service at one root.
 #[derive(Clone)]
@@ -74,11 +70,13 @@ pub(crate) struct Adapter {
     /// A lost answer to a write is looked for with a stat.
     confirms: bool,
     quirks: Quirks,
+    /// Where no transport keeps it.
+    throttle: Option<Arc<Throttle>>,
 }
 
 /// An object that is being written.
 pub(crate) enum Stream {
-    Pieces(Box<opendal::Writer>),
+    Pieces(Box<opendal::Writer>, Option<Arc<Throttle>>),
     Whole(Vec<Bytes>),
 }
 
@@ -90,36 +88,18 @@ pub(crate) fn schemes() -> HashSet<String> {
     OperatorRegistry::get().schemes()
 }
 
-/// HTTP clients by their connect timeout: a client has only one, and all backends that agree on
-/// it share connections.
-static CLIENTS: LazyLock<Mutex<Vec<(Duration, reqwest::Client)>>> = LazyLock::new(Mutex::default);
-
-pub(crate) fn client(connect: Duration) -> Result<reqwest::Client, Failure> {
-    static CRYPTO: Once = Once::new();
-    // An error says that somebody installed one before, which is as good.
-    CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, client)) = clients.iter().find(|(timeout, _)| *timeout == connect) {
-        return Ok(client.clone());
-    }
-    let client = reqwest::Client::builder()
-        .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(connect)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        .pool_idle_timeout(IDLE_CONNECTION_TIME)
-        .tcp_nodelay(true)
-        .build()
-        .map_err(|err| Failure::because(Fault::Refused, err))?;
-    clients.push((connect, client.clone()));
-    Ok(client)
-}
-
 impl Adapter {
-    /// The service that `settings` name, with timeouts and retries. Nothing is asked of it yet.
-    pub(crate) fn remote(settings: &BackendSettings) -> Result<Adapter, Failure> {
-        let transport = ReqwestTransport::new(client(settings.timeouts.connect)?);
+    /// The service that `settings` name. Nothing is asked of it yet.
+    pub(crate) fn remote(
+        settings: &BackendSettings,
+        meter: &Arc<Meter>,
+        throttle: &Arc<Throttle>,
+    ) -> Result<Adapter, Failure> {
+        let (meter, throttle) = (Arc::clone(meter), Arc::clone(throttle));
+        let profile = settings.profile.clone();
+        let transport = Transport::new(settings.timeouts, profile, meter, throttle)?;
         // Some services ask for credentials outside of an operator's own context.
-        HttpTransporter::install_default(transport.clone());
+        HttpTransporter::install_default(Transport::of_nobody(settings.timeouts)?);
         Adapter::through(settings, HttpTransporter::new(transport))
     }
 
@@ -141,29 +121,38 @@ impl Adapter {
             .map_err(|err| Failure::because(Fault::Refused, err))?;
         let context = OperationContext::default().with_http_transport(transport);
         let op = op.with_context(context);
-        let adapter = Adapter::layered(op, &settings.timeouts, traits.one_shot);
+        let adapter = Adapter::retried(op, traits.one_shot);
         Ok(Adapter { quirks: Quirks::of(traits.scheme), ..adapter })
     }
 
-    /// Any operator, with timeouts and retries.
+    /// An operator that has no transport, with timeouts and retries.
     pub(crate) fn layered(op: Operator, timeouts: &Timeouts, one_shot: bool) -> Adapter {
-        let timeout = TimeoutLayer::new()
-            .with_timeout(timeouts.first_byte.max(CALL_TIMEOUT_MIN))
-            .with_io_timeout(timeouts.stall.max(IO_TIMEOUT_MIN));
+        let timeout =
+            TimeoutLayer::new().with_timeout(timeouts.first_byte).with_io_timeout(timeouts.stall);
+        Adapter::retried(op.layer(timeout), one_shot)
+    }
+
+    fn retried(op: Operator, one_shot: bool) -> Adapter {
         let retry = RetryLayer::new()
             .with_max_times(RETRIES)
             .with_min_delay(RETRY_DELAY_MIN)
             .with_max_delay(RETRY_DELAY_MAX)
             .with_jitter();
-        let op = op.layer(timeout).layer(retry).layer(ConcurrentLimitLayer::new(CALLS_MAX));
+        let op = op.layer(retry).layer(ConcurrentLimitLayer::new(CALLS_MAX));
         let one_shot = one_shot || !op.info().capability().write_can_multi;
-        Adapter { op, one_shot, part: Some(PART), confirms: true, quirks: Quirks::default() }
+        let (part, quirks) = (Some(PART), Quirks::default());
+        Adapter { op, one_shot, part, confirms: true, quirks, throttle: None }
     }
 
     /// The local service: it has its own limits, and knows what became of a write.
     pub(crate) fn local(op: Operator) -> Adapter {
         let quirks = Quirks::default();
-        Adapter { op, one_shot: false, part: None, confirms: false, quirks }
+        Adapter { op, one_shot: false, part: None, confirms: false, quirks, throttle: None }
+    }
+
+    /// The same at this pace. For what has no transport, which keeps it elsewhere.
+    pub(crate) fn paced(self, throttle: &Arc<Throttle>) -> Adapter {
+        Adapter { throttle: Some(Arc::clone(throttle)), ..self }
     }
 
     /// Bytes that an open stream of `size` bytes keeps in memory.
@@ -177,6 +166,9 @@ impl Adapter {
 
     pub(crate) async fn write_whole(&self, path: &str, bytes: Buffer) -> Result<(), Failure> {
         let size = bytes.len() as u64;
+        if let Some(throttle) = &self.throttle {
+            throttle.take(Direction::Up, purpose::current(), bytes.len()).await;
+        }
         let written = self.op.write(path, bytes).await.map(drop);
         self.settle(path, size, written).await
     }
@@ -187,7 +179,8 @@ impl Adapter {
         }
         let options = opendal::options::WriteOptions { chunk: self.part, ..Default::default() };
         let writer = self.op.writer_options(path, options).await;
-        writer.map(|w| Stream::Pieces(Box::new(w))).map_err(|err| Failure::opendal(err, Aim::Make))
+        let stream = |writer| Stream::Pieces(Box::new(writer), self.throttle.clone());
+        writer.map(stream).map_err(|err| Failure::opendal(err, Aim::Make))
     }
 
     pub(crate) async fn finish(
@@ -197,7 +190,7 @@ impl Adapter {
         size: u64,
     ) -> Result<(), Failure> {
         match stream {
-            Stream::Pieces(writer) => {
+            Stream::Pieces(writer, _) => {
                 let closed = writer.close().await.map(drop);
                 self.settle(path, size, closed).await
             }
@@ -246,8 +239,12 @@ impl Adapter {
         });
         let mut pieces = judged.boxed();
         let first = pieces.next().await.transpose()?.unwrap_or_default();
-        let all = futures_util::stream::once(async move { Ok(first) }).chain(pieces);
-        Ok(exactly(all.boxed(), wanted))
+        let all = futures_util::stream::once(async move { Ok(first) }).chain(pieces).boxed();
+        let paced = match &self.throttle {
+            Some(throttle) => throttle.pace(purpose::current(), all),
+            None => all,
+        };
+        Ok(exactly(paced, wanted))
     }
 
     /// What a failed read means: OpenDAL counts the bytes of a body too, and takes an object that
@@ -339,22 +336,23 @@ impl Adapter {
     }
 
     /// Whether the service keeps versions of `path`, which was deleted: it still counts them.
-    pub(crate) async fn keeps_versions(&self, path: &str) -> bool {
+    pub(crate) async fn keeps_versions(&self, path: &str) -> Result<bool, Failure> {
         if !self.op.info().capability().list_with_versions {
-            return false;
+            return Ok(false);
         }
         let options = opendal::options::ListOptions { versions: true, ..Default::default() };
-        match self.op.list_options(path, options).await {
-            Ok(entries) => !entries.is_empty(),
-            Err(_) => false,
-        }
+        let entries = self.op.list_options(path, options).await;
+        entries.map(|all| !all.is_empty()).map_err(|err| Failure::opendal(err, Aim::Look))
     }
 }
 
 impl Stream {
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), Failure> {
         match self {
-            Stream::Pieces(writer) => {
+            Stream::Pieces(writer, throttle) => {
+                if let Some(throttle) = throttle {
+                    throttle.take(Direction::Up, purpose::current(), bytes.len()).await;
+                }
                 writer.write(bytes).await.map_err(|err| Failure::opendal(err, Aim::Make))
             }
             Stream::Whole(pieces) => {
@@ -366,7 +364,7 @@ impl Stream {
 
     pub(crate) async fn abort(&mut self) -> Result<(), Failure> {
         match self {
-            Stream::Pieces(writer) => match writer.abort().await {
+            Stream::Pieces(writer, _) => match writer.abort().await {
                 Ok(()) => Ok(()),
                 // Nothing was begun that could be left behind.
                 Err(err) if err.kind() == opendal::ErrorKind::Unsupported => Ok(()),

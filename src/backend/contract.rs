@@ -8,23 +8,29 @@ mod servers;
 mod standin;
 #[cfg(feature = "cloud")]
 mod standins;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
+use http_body_util::{BodyExt, Full};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::Backend;
 use super::BackendSettings;
+use super::Bandwidth;
+use super::BreakerSettings;
 use super::Fault;
 use super::Marker;
+use super::Meter;
+use super::Profile;
 use super::Timeouts;
 use super::adapter::Adapter;
 use super::faulty::Call;
@@ -34,8 +40,12 @@ use super::marker::MARKER_DIR;
 use super::open::AddError;
 use super::place::Place;
 use super::services::service;
+use super::throttle::Throttle;
+use crate::base::Clock;
 use crate::model::BackendId;
 use crate::model::BucketName;
+use crate::model::DayBegins;
+use crate::model::Limits;
 use crate::model::Names;
 use crate::model::ObjectKey;
 use crate::model::WriteId;
@@ -45,6 +55,10 @@ use crate::model::path::PathLimits;
 
 const MIB: usize = 1 << 20;
 const LONG: Duration = Duration::from_secs(60);
+
+fn meter() -> Arc<Meter> {
+    Meter::new(Clock::system(), DayBegins::default())
+}
 
 fn settings(service: &str, options: &[(&str, &str)]) -> BackendSettings {
     let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
@@ -58,6 +72,11 @@ fn settings(service: &str, options: &[(&str, &str)]) -> BackendSettings {
         blob_max: 256 << 20,
         labels: BTreeMap::new(),
         timeouts: Timeouts { connect: LONG, first_byte: LONG, stall: LONG },
+        breaker: BreakerSettings::default(),
+        account: None,
+        limits: Limits::default(),
+        profile: Profile::default(),
+        bandwidth: Bandwidth::default(),
     }
 }
 
@@ -260,7 +279,7 @@ async fn crowd(backend: &Arc<Backend>) {
 async fn local_directories_keep_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("made/by/add");
-    let backend = Backend::add(local(&root), 7, BackendId(9)).await.unwrap();
+    let backend = Backend::add(local(&root), 7, BackendId(9), meter()).await.unwrap();
     check(&backend).await;
     assert_eq!(backend.path_limits().component_max, 255);
     assert!(backend.is_durable() && backend.device().is_some() && backend.room().is_some());
@@ -271,12 +290,12 @@ async fn local_directories_keep_the_contract() {
 #[tokio::test]
 async fn memory_keeps_the_contract() {
     let settings = settings("memory", &[("root", "/contract")]);
-    let backend = Backend::add(settings.clone(), 7, BackendId(9)).await.unwrap();
+    let backend = Backend::add(settings.clone(), 7, BackendId(9), meter()).await.unwrap();
     check(&backend).await;
     assert!(!backend.is_durable());
     assert_eq!((backend.device(), backend.room()), (None, None));
     backend.write_whole("kept", Bytes::from_static(b"x")).await.unwrap();
-    let again = Backend::open(settings, 7, BackendId(9)).await.unwrap();
+    let again = Backend::open(settings, 7, BackendId(9), meter()).await.unwrap();
     assert_eq!(again.stat("kept").await.unwrap(), 1, "a reload keeps the bytes");
 }
 
@@ -287,7 +306,7 @@ async fn over(place: Place, scheme: &str) -> Arc<Backend> {
     place.write_whole(&marker.path(), marker.content(limits).into()).await.unwrap();
     let traits = service("memory").unwrap();
     let settings = settings(scheme, &[]);
-    Arc::new(Backend::over(settings, traits, marker, place, Faults::default()))
+    Arc::new(Backend::over(settings, traits, marker, place, Faults::default(), meter()))
 }
 
 #[tokio::test]
@@ -316,8 +335,52 @@ async fn the_local_service_keeps_the_contract_under_the_operator() {
 /// A real S3 server on a free port of this machine, for as long as it is kept.
 struct S3Server {
     address: String,
+    seen: Arc<Mutex<Seen>>,
     _dir: TempDir,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What a server was asked and what moved.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// A: writes and listings, B: reads, C: nothing, free: what deletes.
+    calls: [u64; 4],
+    ingress: u64,
+    egress: u64,
+}
+
+impl Seen {
+    fn request(&mut self, parts: &http::request::Parts, body: &Bytes) {
+        let lists = parts.uri.query().is_some_and(|query| {
+            ["list-type=", "versions", "prefix="].iter().any(|word| query.contains(word))
+        });
+        let class = match parts.method.as_str() {
+            "PUT" | "POST" => 0,
+            "GET" if lists => 0,
+            "DELETE" => 3,
+            _ => 1,
+        };
+        self.calls[class] += 1;
+        self.ingress += body.len() as u64;
+    }
+}
+
+/// Answers one request, and keeps the books.
+async fn serve_s3(
+    service: &s3s::service::S3Service,
+    seen: &Mutex<Seen>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<http::Response<Full<Bytes>>, String> {
+    let (parts, body) = request.into_parts();
+    let body = BodyExt::collect(body).await.map_err(|err| err.to_string())?.to_bytes();
+    seen.lock().unwrap().request(&parts, &body);
+    let has_body = parts.method != http::Method::HEAD;
+    let request = http::Request::from_parts(parts, s3s::Body::from(body));
+    let answer = service.call(request).await.map_err(|err| format!("{err:?}"))?;
+    let (parts, body) = answer.into_parts();
+    let body = BodyExt::collect(body).await.map_err(|err| err.to_string())?.to_bytes();
+    seen.lock().unwrap().egress += if has_body { body.len() as u64 } else { 0 };
+    Ok(http::Response::from_parts(parts, Full::new(body)))
 }
 
 impl Drop for S3Server {
@@ -336,19 +399,25 @@ impl S3Server {
         let service = builder.build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
+        let seen: Arc<Mutex<Seen>> = Arc::default();
+        let books = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
                 let Ok((socket, _)) = listener.accept().await else { return };
-                let service = service.clone();
+                let (service, books) = (service.clone(), Arc::clone(&books));
+                let serve = hyper::service::service_fn(move |request| {
+                    let (service, books) = (service.clone(), Arc::clone(&books));
+                    async move { serve_s3(&service, &books, request).await }
+                });
                 tokio::spawn(async move {
                     let io = hyper_util::rt::TokioIo::new(socket);
                     let executor = hyper_util::rt::TokioExecutor::new();
                     let server = hyper_util::server::conn::auto::Builder::new(executor);
-                    let _ = server.serve_connection(io, service).await;
+                    let _ = server.serve_connection(io, serve).await;
                 });
             }
         });
-        S3Server { address, _dir: dir, task }
+        S3Server { address, seen, _dir: dir, task }
     }
 
     fn settings(&self) -> BackendSettings {
@@ -369,15 +438,15 @@ impl S3Server {
 #[tokio::test]
 async fn a_real_s3_server_keeps_the_contract() {
     let server = S3Server::start().await;
-    let backend = Backend::add(server.settings(), 7, BackendId(9)).await.unwrap();
+    let backend = Backend::add(server.settings(), 7, BackendId(9), meter()).await.unwrap();
     check(&backend).await;
     assert_eq!(backend.write_buffer(100 * MIB as u64), 8 * MIB as u64);
     assert_eq!(backend.path_limits().total_max, 1024 - "/deep/root".len());
     let marker = Marker { store: 7, backend: BackendId(9) };
-    assert_eq!(Backend::find_marker(&server.settings()).await.unwrap(), Some(marker));
+    assert_eq!(Backend::find_marker(&server.settings(), &meter()).await.unwrap(), Some(marker));
     let mut below = server.settings();
     below.options.insert("root".into(), "/deep/root/below".into());
-    let claimed = Backend::add(below, 7, BackendId(10)).await.err().unwrap();
+    let claimed = Backend::add(below, 7, BackendId(10), meter()).await.err().unwrap();
     assert!(matches!(claimed, AddError::Claimed(_)), "{claimed}");
 }
 
@@ -386,9 +455,9 @@ async fn s3_credentials_that_are_refused_are_said() {
     let server = S3Server::start().await;
     let mut wrong = server.settings();
     wrong.options.insert("secret_access_key".into(), "WRONG".into());
-    let report = Backend::probe(&wrong).await;
+    let report = Backend::probe(&wrong, &meter()).await;
     assert!(report.failure().is_some_and(|why| why.contains("refused")), "{report:?}");
-    let refused = Backend::add(wrong, 7, BackendId(9)).await.err().unwrap();
+    let refused = Backend::add(wrong, 7, BackendId(9), meter()).await.err().unwrap();
     assert!(matches!(refused, AddError::Backend(err) if err.fault == Fault::Refused));
 }
 
@@ -396,21 +465,23 @@ async fn s3_credentials_that_are_refused_are_said() {
 async fn a_root_has_one_owner() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
-    let backend = Backend::add(local(&root), 7, BackendId(9)).await.unwrap();
-    let again = Backend::add(local(&root), 7, BackendId(9)).await.unwrap();
+    let backend = Backend::add(local(&root), 7, BackendId(9), meter()).await.unwrap();
+    let again = Backend::add(local(&root), 7, BackendId(9), meter()).await.unwrap();
     assert_eq!(again.id(), backend.id(), "its own marker is no obstacle");
     for (root, store) in [(root.clone(), 7), (root.clone(), 8), (root.join("a/b"), 7)] {
-        let claimed = Backend::add(local(&root), store, BackendId(10)).await.err().unwrap();
+        let claimed =
+            Backend::add(local(&root), store, BackendId(10), meter()).await.err().unwrap();
         assert!(matches!(claimed, AddError::Claimed(_)), "{claimed}");
     }
     assert!(!root.join("a").exists());
-    let above = Backend::add(local(dir.path()), 7, BackendId(10)).await.err().unwrap();
+    let above = Backend::add(local(dir.path()), 7, BackendId(10), meter()).await.err().unwrap();
     assert!(matches!(above, AddError::Claimed(_)), "{above}");
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&root, &link).unwrap();
-    let linked = Backend::add(local(&link.join("c")), 7, BackendId(10)).await.err().unwrap();
+    let linked =
+        Backend::add(local(&link.join("c")), 7, BackendId(10), meter()).await.err().unwrap();
     assert!(matches!(linked, AddError::Claimed(_)), "{linked}");
-    let opened = Backend::open(local(&root), 7, BackendId(10)).await.err().unwrap();
+    let opened = Backend::open(local(&root), 7, BackendId(10), meter()).await.err().unwrap();
     assert_eq!(opened.fault, Fault::Refused);
 }
 
@@ -418,7 +489,7 @@ async fn a_root_has_one_owner() {
 async fn an_unmounted_disk_is_absent_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let (root, away) = (dir.path().join("root"), dir.path().join("away"));
-    let backend = Backend::add(local(&root), 7, BackendId(9)).await.unwrap();
+    let backend = Backend::add(local(&root), 7, BackendId(9), meter()).await.unwrap();
     backend.write_whole("a/b", pattern(10)).await.unwrap();
     // The mount point stays behind, empty.
     std::fs::rename(&root, &away).unwrap();
@@ -432,7 +503,7 @@ async fn an_unmounted_disk_is_absent_and_comes_back() {
     assert_eq!(backend.delete("a/b").await.unwrap_err().fault, Fault::Absent);
     assert!(backend.read_here("a/b", 0..10).is_none());
     assert!(backend.list("").await.is_err_and(|err| err.fault == Fault::Absent));
-    let absent = Backend::open(local(&root), 7, BackendId(9)).await.unwrap();
+    let absent = Backend::open(local(&root), 7, BackendId(9), meter()).await.unwrap();
     assert!(!absent.is_present());
     assert!(absent.write("c/d", 10).await.is_err_and(|err| err.fault == Fault::Absent));
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "nothing was made");
@@ -451,7 +522,7 @@ async fn an_unmounted_disk_is_absent_and_comes_back() {
 async fn a_disk_that_goes_between_two_writes_takes_none() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
-    let backend = Backend::add(local(&root), 7, BackendId(9)).await.unwrap();
+    let backend = Backend::add(local(&root), 7, BackendId(9), meter()).await.unwrap();
     let mut writer = backend.write("s/t", 20).await.unwrap();
     writer.write(pattern(10)).await.unwrap();
     std::fs::rename(&root, dir.path().join("away")).unwrap();
@@ -529,7 +600,9 @@ async fn a_disk_that_hangs_stops_nobody_else() {
     let (hung, sound) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut settings = local(&hung.path().join("root"));
     settings.timeouts.stall = Duration::from_millis(300);
-    let backend = Backend::add(settings, 7, BackendId(9)).await.unwrap();
+    // Of the disk's own threads; a breaker would keep the calls from them.
+    settings.breaker.failures = u32::MAX;
+    let backend = Backend::add(settings, 7, BackendId(9), meter()).await.unwrap();
     let other = Backend::for_tests("o", BackendId(3), Some(sound.path()), Faults::default()).await;
     other.write_whole("a", pattern(10)).await.unwrap();
     // To open a pipe that nobody writes to is to wait, as on a disk that does not answer.
@@ -568,21 +641,21 @@ async fn a_disk_that_hangs_stops_nobody_else() {
 #[tokio::test]
 async fn a_probe_tells_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
-    let fresh = Backend::probe(&local(&dir.path().join("new"))).await;
+    let fresh = Backend::probe(&local(&dir.path().join("new")), &meter()).await;
     assert_eq!(fresh.failure(), None);
     assert!(!dir.path().join("new").exists(), "a probe makes no root");
-    let report = Backend::probe(&local(dir.path())).await;
+    let report = Backend::probe(&local(dir.path()), &meter()).await;
     assert_eq!(report.failure(), None);
     assert!(report.steps.len() > 6 && report.limits.is_some(), "{report:?}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it cleans up");
-    let relative = Backend::probe(&settings("fs", &[("root", "x/y")])).await;
+    let relative = Backend::probe(&settings("fs", &[("root", "x/y")]), &meter()).await;
     assert!(relative.failure().is_some_and(|why| why.contains("absolute")));
-    let unknown = Backend::probe(&settings("ftp", &[])).await;
+    let unknown = Backend::probe(&settings("ftp", &[]), &meter()).await;
     let why = unknown.failure().unwrap();
     assert!(why.contains("`ftp` is no service") && why.contains("s3"), "{why}");
     let nobody =
         settings("s3", &[("bucket", "b"), ("region", "r"), ("endpoint", "http://127.0.0.1:1")]);
-    assert!(Backend::probe(&nobody).await.failure().is_some());
+    assert!(Backend::probe(&nobody, &meter()).await.failure().is_some());
 }
 
 #[cfg(feature = "cloud")]
@@ -615,7 +688,8 @@ fn the_clouds_take_their_options() {
     ];
     for (scheme, options) in rows {
         let settings = settings(scheme, &[&[("root", "/larder")], *options].concat());
-        let adapter = Adapter::remote(&settings).map_err(|err| format!("{scheme}: {err:?}"));
+        let adapter = Adapter::remote(&settings, &meter(), &Throttle::open());
+        let adapter = adapter.map_err(|err| format!("{scheme}: {err:?}"));
         let traits = service(scheme).unwrap();
         assert!(settings.options.keys().all(|option| traits.knows(option)), "{scheme}");
         let buffered = adapter.unwrap().buffered(16 * MIB as u64);
@@ -678,7 +752,8 @@ async fn what_a_webdav_server_says_is_understood() {
         ("401 who", Fault::Refused),
     ] {
         let (address, count) = scripted(answer, answer).await;
-        let place = Place::open(&settings("webdav", &[("endpoint", &address)]), "x").unwrap();
+        let place =
+            Place::open(&settings("webdav", &[("endpoint", &address)]), "x", &meter()).unwrap();
         let failure = place.write_whole("a/b", pattern(3)).await.unwrap_err();
         assert_eq!(failure.fault, fault, "{answer}: {failure:?}");
         assert!(count.load(Ordering::SeqCst) > 0);
@@ -702,7 +777,7 @@ fn s3_at(address: &str) -> BackendSettings {
 async fn a_write_whose_answer_was_lost_is_looked_for() {
     for (there, written) in [("200 abc", true), ("200 abcd", false)] {
         let (address, _) = scripted(there, BROKEN).await;
-        let place = Place::open(&s3_at(&address), "x").unwrap();
+        let place = Place::open(&s3_at(&address), "x", &meter()).unwrap();
         let result = place.write_whole("a", pattern(3)).await;
         assert_eq!(result.is_ok(), written, "{there}");
         assert!(written || result.is_err_and(|failure| failure.unknown));
@@ -712,7 +787,7 @@ async fn a_write_whose_answer_was_lost_is_looked_for() {
 #[tokio::test]
 async fn an_unclear_answer_to_a_write_is_unknown() {
     let (address, count) = scripted(BROKEN, BROKEN).await;
-    let place = Place::open(&s3_at(&address), "x").unwrap();
+    let place = Place::open(&s3_at(&address), "x", &meter()).unwrap();
     let failure = place.write_whole("a", pattern(3)).await.unwrap_err();
     assert_eq!(failure.fault, Fault::Passing);
     assert!(failure.unknown);

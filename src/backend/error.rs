@@ -7,6 +7,8 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use super::breaker::Health;
+
 /// What went wrong, named by what the caller should do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -22,6 +24,10 @@ pub enum Fault {
     Passing,
     /// The marker cannot be seen: nothing that the backend says is believed.
     Absent,
+    /// Its breaker is open: it was not asked. It is tried again by itself.
+    Resting,
+    /// A limit of its owner is reached: it was not asked.
+    Spent,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +44,7 @@ pub struct BackendError {
 }
 
 impl Fault {
-    fn words(self) -> &'static str {
+    pub(super) fn words(self) -> &'static str {
         match self {
             Fault::Missing => "it is not there",
             Fault::Damaged => "it is damaged",
@@ -46,6 +52,8 @@ impl Fault {
             Fault::Refused => "it was refused",
             Fault::Passing => "it failed for now",
             Fault::Absent => "the backend's marker cannot be seen; is the disk mounted?",
+            Fault::Resting => "it failed several times and is left alone for a while",
+            Fault::Spent => "a limit is reached",
         }
     }
 }
@@ -56,6 +64,8 @@ pub(crate) struct Failure {
     pub(crate) fault: Fault,
     /// Whether it may have happened all the same.
     pub(crate) unknown: bool,
+    /// What it says of the place as a whole.
+    pub(crate) health: Health,
     pub(crate) cause: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -68,11 +78,11 @@ pub(crate) enum Aim {
 
 impl Failure {
     pub(crate) fn new(fault: Fault) -> Failure {
-        Failure { fault, unknown: false, cause: None }
+        Failure { fault, unknown: false, health: health(fault), cause: None }
     }
 
     pub(crate) fn because(fault: Fault, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
-        Failure { fault, unknown: false, cause: Some(cause.into()) }
+        Failure { cause: Some(cause.into()), ..Failure::new(fault) }
     }
 
     pub(crate) fn unknown(mut self) -> Failure {
@@ -86,9 +96,24 @@ impl Failure {
 
     pub(crate) fn opendal(err: opendal::Error, aim: Aim) -> Failure {
         if let Some(&Carried { fault, unknown, .. }) = carried(&err) {
-            return Failure { fault, unknown, cause: Some(err.into()) };
+            return Failure { unknown, cause: Some(err.into()), ..Failure::new(fault) };
         }
-        Failure::because(classify_opendal(&err, aim), Told(without_queries(&err.to_string())))
+        let fault = classify_opendal(&err, aim);
+        let health = match (fault, err.kind()) {
+            (
+                Fault::Refused,
+                opendal::ErrorKind::ConfigInvalid | opendal::ErrorKind::Unsupported,
+            ) => Health::Alive,
+            (Fault::Refused, _) if !is_about_names(err.kind()) => Health::Denied,
+            // A precondition of somebody's did not hold, or the thing is there already.
+            (
+                Fault::Passing,
+                opendal::ErrorKind::ConditionNotMatch | opendal::ErrorKind::AlreadyExists,
+            ) => Health::Alive,
+            (fault, _) => health(fault),
+        };
+        let told = Told(without_queries(&err.to_string()));
+        Failure { health, cause: Some(told.into()), ..Failure::new(fault) }
     }
 
     /// Adds who, what and where.
@@ -107,6 +132,25 @@ impl Failure {
             cause: self.cause,
         }
     }
+}
+
+/// What a place's own word says of it: whatever it answers, it is alive. That credentials are
+/// refused is said by remote services alone.
+fn health(fault: Fault) -> Health {
+    match fault {
+        Fault::Passing => Health::Failing,
+        Fault::Missing
+        | Fault::Damaged
+        | Fault::Full
+        | Fault::Refused
+        | Fault::Absent
+        | Fault::Resting
+        | Fault::Spent => Health::Alive,
+    }
+}
+
+fn is_about_names(kind: opendal::ErrorKind) -> bool {
+    matches!(kind, opendal::ErrorKind::IsADirectory | opendal::ErrorKind::NotADirectory)
 }
 
 fn classify_io(err: &io::Error, aim: Aim) -> Fault {
@@ -192,9 +236,11 @@ impl From<Failure> for opendal::Error {
             Fault::Missing => opendal::ErrorKind::NotFound,
             Fault::Damaged => opendal::ErrorKind::RangeNotSatisfied,
             Fault::Refused => opendal::ErrorKind::PermissionDenied,
-            Fault::Full | Fault::Passing | Fault::Absent => opendal::ErrorKind::Unexpected,
+            Fault::Full | Fault::Passing | Fault::Absent | Fault::Resting | Fault::Spent => {
+                opendal::ErrorKind::Unexpected
+            }
         };
-        let Failure { fault, unknown, cause } = failure;
+        let Failure { fault, unknown, cause, .. } = failure;
         opendal::Error::new(kind, "local directory").set_source(Carried { fault, unknown, cause })
     }
 }
@@ -259,6 +305,33 @@ mod tests {
         assert_eq!(Failure::opendal(err, Aim::Make).fault, Fault::Full);
         let err = opendal::Error::new(opendal::ErrorKind::RateLimited, "slow down");
         assert_eq!(Failure::opendal(err, Aim::Make).fault, Fault::Passing);
+    }
+
+    #[test]
+    fn only_credentials_and_what_passes_speak_against_a_place() {
+        use opendal::ErrorKind as Kind;
+        for (kind, text, health) in [
+            (Kind::Unexpected, "status: 500", Health::Failing),
+            (Kind::Unexpected, "status: 401 Unauthorized", Health::Denied),
+            (Kind::PermissionDenied, "status: 403", Health::Denied),
+            (Kind::PermissionDenied, "storageQuotaExceeded", Health::Alive),
+            (Kind::PermissionDenied, "rate limit exceeded", Health::Failing),
+            (Kind::RateLimited, "slow down", Health::Failing),
+            (Kind::NotFound, "status: 404", Health::Alive),
+            (Kind::ConditionNotMatch, "status: 412", Health::Alive),
+            (Kind::RangeNotSatisfied, "status: 416", Health::Alive),
+            (Kind::Unsupported, "no", Health::Alive),
+            (Kind::ConfigInvalid, "no", Health::Alive),
+            (Kind::NotADirectory, "no", Health::Alive),
+        ] {
+            let failure = Failure::opendal(opendal::Error::new(kind, text), Aim::Make);
+            assert_eq!(failure.health, health, "{kind} {text}");
+        }
+        // A disk's permissions are no credentials, whichever way the word comes.
+        let own = Failure::io(io::ErrorKind::PermissionDenied.into(), Aim::Make);
+        assert_eq!((own.fault, own.health), (Fault::Refused, Health::Alive));
+        let carried = Failure::opendal(own.into(), Aim::Make);
+        assert_eq!((carried.fault, carried.health), (Fault::Refused, Health::Alive));
     }
 
     #[test]

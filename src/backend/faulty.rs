@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::breaker::Health;
 use super::error::{Failure, Fault};
 
 /// What a backend is asked for.
@@ -37,6 +38,8 @@ pub enum Call {
 pub enum Effect {
     /// It fails and nothing has happened.
     Fail(Fault),
+    /// It refuses whoever we are, as a service does whose credentials were revoked.
+    Deny,
     /// It happens, and then fails as if the answer had been lost.
     FailAfter(Fault),
     /// No answer until the faults are cleared; then it fails.
@@ -123,6 +126,7 @@ impl Faults {
     pub(super) fn meet_now(&self, call: Call) -> Result<Meeting, Failure> {
         match self.next(call)? {
             Some(Effect::Fail(fault)) => Err(Failure::because(fault, "on purpose")),
+            Some(Effect::Deny) => Err(denied()),
             Some(Effect::Hang) => Err(Failure::because(Fault::Passing, "on purpose")),
             effect => Ok(Meeting(effect)),
         }
@@ -132,6 +136,7 @@ impl Faults {
     pub(super) async fn meet(&self, call: Call) -> Result<Meeting, Failure> {
         match self.next(call)? {
             Some(Effect::Fail(fault)) => Err(Failure::because(fault, "on purpose")),
+            Some(Effect::Deny) => Err(denied()),
             Some(Effect::Hang) => {
                 let _ = self.0.cleared.subscribe().changed().await;
                 Err(Failure::because(Fault::Passing, "on purpose, after hanging").unknown())
@@ -169,6 +174,11 @@ impl Faults {
         });
         Ok(met)
     }
+}
+
+fn denied() -> Failure {
+    let refused = Failure::because(Fault::Refused, "403, on purpose");
+    Failure { health: Health::Denied, ..refused }
 }
 
 /// What is to be done to a call that was not stopped.

@@ -5,26 +5,38 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 
 use super::BackendError;
 use super::BackendSettings;
 use super::Listed;
 use super::Marker;
+use super::Meter;
 use super::ServiceTraits;
 use super::Writer;
+use super::breaker::Breaker;
 use super::error::{Failure, Fault};
 use super::faulty::Call;
 use super::faulty::Faults;
+use super::faulty::Meeting;
+use super::gate::Dues;
+use super::gate::Entered;
+use super::gate::classes;
 use super::marker::CONTENT_MAX;
 use super::marker::limits_of;
 use super::place::Place;
+use super::purpose::Scoped;
 use crate::model::BackendId;
+use crate::model::Class;
+use crate::model::Operation;
+use crate::model::Purpose;
 use crate::model::path::PathLimits;
 
 /// An absent backend looks for its marker again when it is called, at most this often.
@@ -37,9 +49,10 @@ const KEEP_FREE_MIN: u64 = 1 << 30;
 /// Or this part of it.
 const KEEP_FREE_SHARE: u64 = 50;
 
-/// One backend, opened.
+/// One backend, opened, as clients or as background work calls it.
 pub struct Backend {
     pub(super) inner: Arc<Inner>,
+    pub(super) purpose: Purpose,
 }
 
 pub(super) struct Inner {
@@ -50,6 +63,18 @@ pub(super) struct Inner {
     pub(super) name: Arc<str>,
     pub(super) place: Place,
     pub(super) faults: Faults,
+    pub(super) meter: Arc<Meter>,
+    pub(super) breaker: Breaker,
+    /// A fleet sets them: who shares an account is known to it alone.
+    pub(super) dues: ArcSwap<Dues>,
+    /// There is no transport that counts requests and bytes.
+    pub(super) counts_here: bool,
+    pub(super) classes: [Class; Operation::ALL.len()],
+    pub(super) opened: tokio::time::Instant,
+    /// In milliseconds after `opened`; 0 when it did not say that it is full.
+    pub(super) full_until: AtomicU64,
+    /// Somebody gave up waiting for it, and nothing came since.
+    pub(super) suspect: AtomicBool,
     present: AtomicBool,
     sight: Mutex<Sight>,
 }
@@ -70,19 +95,34 @@ impl Backend {
         marker: Marker,
         place: Place,
         faults: Faults,
+        meter: Arc<Meter>,
     ) -> Backend {
+        let name: Arc<str> = settings.name.as_str().into();
         let inner = Inner {
-            name: settings.name.as_str().into(),
+            breaker: Breaker::new(Arc::clone(&name), settings.breaker),
+            dues: ArcSwap::new(Dues::new(settings.limits, vec![Arc::clone(&meter)])),
+            counts_here: matches!(settings.service.as_str(), "fs" | "memory"),
+            classes: classes(&settings.profile),
+            opened: tokio::time::Instant::now(),
+            full_until: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
+            name,
             settings,
             traits,
             marker,
             marker_path: marker.path(),
             place,
             faults,
+            meter,
             present: AtomicBool::new(false),
             sight: Mutex::new(Sight { seen: None, looked: None, limits: None }),
         };
-        Backend { inner: Arc::new(inner) }
+        Backend { inner: Arc::new(inner), purpose: Purpose::Client }
+    }
+
+    /// The same backend, called by background work: it has a share of the allowance, and counts apart.
+    pub fn for_work(&self) -> Arc<Backend> {
+        Arc::new(Backend { inner: Arc::clone(&self.inner), purpose: Purpose::Work })
     }
 
     pub fn id(&self) -> BackendId {
@@ -91,6 +131,10 @@ impl Backend {
 
     pub fn name(&self) -> &Arc<str> {
         &self.inner.name
+    }
+
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.inner.meter
     }
 
     pub fn settings(&self) -> &BackendSettings {
@@ -133,34 +177,44 @@ impl Backend {
 
     /// Begins a replica of exactly `size` bytes at `path`, which was never used before.
     pub async fn write(&self, path: &str, size: u64) -> Result<Writer, BackendError> {
+        let (inner, purpose) = (&self.inner, self.purpose);
         let begun = async {
-            self.inner.ready().await?;
-            let meeting = self.inner.faults.meet(Call::Write).await?;
-            meeting.after(self.inner.place.begin(path).await)
+            let entered = inner.enter(purpose, Operation::Write, size).await?;
+            // That it can begin says nothing yet: most services are not asked before bytes come.
+            let begin = |_| inner.place.begin(path);
+            let stream = inner.ask(purpose, entered.pass, Call::Write, begin).await?;
+            Ok((entered, stream))
         };
         match begun.await {
-            Ok(stream) => Ok(Writer {
-                inner: Arc::clone(&self.inner),
+            Ok((entered, stream)) => Ok(Writer {
+                inner: Arc::clone(inner),
+                purpose,
+                entered,
                 stream: Some(stream),
                 path: path.to_owned(),
                 size,
                 written: 0,
                 whole: true,
             }),
-            Err(failure) => Err(self.inner.failed("write", path, failure).await),
+            Err(failure) => Err(inner.failed(purpose, "write", path, failure).await),
         }
     }
 
     /// Writes a small replica in one job. When it returns `Ok` the bytes survive power loss.
     pub async fn write_whole(&self, path: &str, bytes: Bytes) -> Result<(), BackendError> {
+        let (inner, purpose) = (&self.inner, self.purpose);
         let written = async {
-            self.inner.ready().await?;
-            let meeting = self.inner.faults.meet(Call::Write).await?;
-            meeting.after(self.inner.place.write_whole(path, meeting.alter(bytes)).await)
+            let size = bytes.len();
+            let entered = inner.enter(purpose, Operation::Write, size as u64).await?;
+            inner.goes(purpose, size);
+            let write = |meeting: Meeting| inner.place.write_whole(path, meeting.alter(bytes));
+            inner.ask(purpose, entered.pass, Call::Write, write).await?;
+            inner.well(entered.pass);
+            Ok(())
         };
         match written.await {
             Ok(()) => Ok(()),
-            Err(failure) => Err(self.inner.failed("write", path, failure).await),
+            Err(failure) => Err(inner.failed(purpose, "write", path, failure).await),
         }
     }
 
@@ -171,41 +225,49 @@ impl Backend {
         path: &str,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, BackendError>>, BackendError> {
+        let (inner, purpose) = (&self.inner, self.purpose);
         let wanted = range.end.saturating_sub(range.start);
         let begun = async {
-            self.inner.ready().await?;
-            let meeting = self.inner.faults.meet(Call::Read).await?;
-            if wanted == 0 {
-                return Ok((meeting, futures_util::stream::empty().boxed()));
-            }
-            let pieces = meeting.after(self.inner.place.read(path, range).await)?;
-            Ok((meeting, pieces))
+            let entered = inner.enter(purpose, Operation::Read, wanted).await?;
+            let read = async |meeting: Meeting| match wanted {
+                0 => Ok((meeting, futures_util::stream::empty().boxed())),
+                _ => Ok((meeting, inner.place.read(path, range).await?)),
+            };
+            let (meeting, pieces) = inner.ask(purpose, entered.pass, Call::Read, read).await?;
+            Ok((entered, meeting, pieces))
         };
-        let (meeting, pieces) = match begun.await {
+        let (entered, meeting, pieces) = match begun.await {
             Ok(begun) => begun,
-            Err(failure) => return Err(self.inner.failed("read", path, failure).await),
+            Err(failure) => return Err(inner.failed(purpose, "read", path, failure).await),
         };
-        let altered = pieces.map(move |piece| piece.map(|piece| meeting.alter(piece)));
+        let altered = Scoped { purpose, stream: pieces }
+            .map(move |piece| piece.map(|piece| meeting.alter(piece)));
         let exact = super::adapter::exactly(altered.boxed(), wanted);
-        let (name, path) = (Arc::clone(&self.inner.name), path.to_owned());
+        let path = path.to_owned();
+        let mut flow = Flow { inner: Arc::clone(inner), purpose, entered, left: wanted };
         let named = exact.map(move |piece| {
+            flow.note(&piece);
             // In the middle of a body nobody has looked at the marker.
             piece
                 .map_err(|failure| match failure.fault {
                     Fault::Missing => Failure { fault: Fault::Passing, ..failure },
                     _ => failure,
                 })
-                .map_err(|failure| failure.at(&name, "read", &path))
+                .map_err(|failure| failure.at(&flow.inner.name, "read", &path))
         });
         Ok(named.boxed())
     }
 
     /// Local and prompt backends only: reads on the calling thread, which may block. `None`: use `read`.
     pub fn read_here(&self, path: &str, range: Range<u64>) -> Option<Result<Bytes, BackendError>> {
-        let disk = self.inner.place.disk().filter(|_| self.is_present())?;
+        let (inner, purpose) = (&self.inner, self.purpose);
+        let is_free = self.is_present() && !inner.place.limits_reads();
+        let disk = inner.place.disk().filter(|_| is_free)?;
         let _guest = disk.pool.enter()?;
+        let wanted = range.end.saturating_sub(range.start);
+        let entered = inner.enter_now(purpose, Operation::Read, wanted).ok()?;
         let read = || {
-            let meeting = self.inner.faults.meet_now(Call::Read)?;
+            let meeting = inner.faults.meet_now(Call::Read)?;
             let file = disk.open_file(path)?;
             let bytes = meeting.after(disk.read(&file, range))?;
             match meeting.truncates() {
@@ -213,42 +275,56 @@ impl Backend {
                 false => Ok(meeting.alter(bytes)),
             }
         };
-        Some(read().map_err(|failure| {
-            let failure = match failure.fault {
-                Fault::Missing if self.inner.faults.is_lost() => Failure::new(Fault::Absent),
-                _ => failure,
-            };
-            if failure.fault == Fault::Absent {
-                self.inner.lost();
+        match read() {
+            Ok(bytes) => {
+                inner.came(purpose, bytes.len());
+                inner.well(entered.pass);
+                Some(Ok(bytes))
             }
-            failure.at(&self.inner.name, "read", path)
-        }))
+            Err(failure) => {
+                inner.ill(entered.pass, &failure);
+                let failure = match failure.fault {
+                    Fault::Missing if inner.faults.is_lost() => Failure::new(Fault::Absent),
+                    _ => failure,
+                };
+                if failure.fault == Fault::Absent {
+                    inner.lost();
+                }
+                Some(Err(failure.at(&inner.name, "read", path)))
+            }
+        }
     }
 
     /// Length in bytes.
     pub async fn stat(&self, path: &str) -> Result<u64, BackendError> {
+        let (inner, purpose) = (&self.inner, self.purpose);
         let looked = async {
-            self.inner.ready().await?;
-            let meeting = self.inner.faults.meet(Call::Stat).await?;
-            meeting.after(self.inner.place.stat(path).await)
+            let entered = inner.enter(purpose, Operation::Stat, 0).await?;
+            let stat = |_| inner.place.stat(path);
+            let length = inner.ask(purpose, entered.pass, Call::Stat, stat).await?;
+            inner.well(entered.pass);
+            Ok(length)
         };
         match looked.await {
             Ok(length) => Ok(length),
-            Err(failure) => Err(self.inner.failed("stat", path, failure).await),
+            Err(failure) => Err(inner.failed(purpose, "stat", path, failure).await),
         }
     }
 
     /// A path that is not there is success, when the marker was seen in the same step.
     pub async fn delete(&self, path: &str) -> Result<(), BackendError> {
+        let (inner, purpose) = (&self.inner, self.purpose);
         let deleted = async {
-            self.inner.ready().await?;
-            let meeting = self.inner.faults.meet(Call::Delete).await?;
-            meeting.after(self.inner.place.delete(path).await)?;
-            self.inner.seen_lately().await
+            let entered = inner.enter(purpose, Operation::Delete, 0).await?;
+            let delete = |_| inner.place.delete(path);
+            inner.ask(purpose, entered.pass, Call::Delete, delete).await?;
+            inner.well(entered.pass);
+            inner.made_room();
+            inner.seen_lately(purpose).await
         };
         match deleted.await {
             Ok(()) => Ok(()),
-            Err(failure) => Err(self.inner.failed("delete", path, failure).await),
+            Err(failure) => Err(inner.failed(purpose, "delete", path, failure).await),
         }
     }
 
@@ -258,22 +334,33 @@ impl Backend {
         &self,
         prefix: &str,
     ) -> Result<BoxStream<'static, Result<Listed, BackendError>>, BackendError> {
+        let (inner, purpose) = (&self.inner, self.purpose);
         let trimmed = prefix.trim_end_matches('/');
         let below = if trimmed.is_empty() { String::new() } else { format!("{trimmed}/") };
         let begun = async {
-            self.inner.look().await?;
-            let meeting = self.inner.faults.meet(Call::List).await?;
-            meeting.after(self.inner.place.list(&below, true).await)
+            inner.look_for(purpose, Operation::List).await?;
+            let entered = inner.enter(purpose, Operation::List, 0).await?;
+            let list = |_| inner.place.list(&below, true);
+            let listed = inner.ask(purpose, entered.pass, Call::List, list).await?;
+            Ok((entered, listed))
         };
-        let listed = match begun.await {
-            Ok(listed) => listed,
-            Err(failure) => return Err(self.inner.failed("list", prefix, failure).await),
+        let (entered, listed) = match begun.await {
+            Ok(begun) => begun,
+            Err(failure) => return Err(inner.failed(purpose, "list", prefix, failure).await),
         };
-        let (inner, path) = (Arc::clone(&self.inner), prefix.to_owned());
-        let last = futures_util::stream::once(async move { inner.look().await })
-            .filter_map(async |looked| looked.err().map(Err));
-        let name = Arc::clone(&self.inner.name);
-        let named = listed.chain(last).map(move |entry| {
+        let pass = entered.pass;
+        let ours = Arc::clone(inner);
+        let told = Scoped { purpose, stream: listed }
+            .inspect_err(move |failure: &Failure| ours.ill(pass, failure));
+        let ours = Arc::clone(inner);
+        let last = futures_util::stream::once(async move {
+            // What the listing was admitted for is over.
+            drop(entered);
+            ours.look_for(purpose, Operation::List).await
+        });
+        let last = last.filter_map(async |looked| looked.err().map(Err));
+        let (name, path) = (Arc::clone(&inner.name), prefix.to_owned());
+        let named = told.chain(last).map(move |entry| {
             entry
                 .map_err(|failure: Failure| match failure.fault {
                     Fault::Missing => Failure { fault: Fault::Passing, ..failure },
@@ -286,8 +373,33 @@ impl Backend {
 
     /// Looks at the marker now: `Ok` when it is this backend's.
     pub async fn look(&self) -> Result<(), BackendError> {
-        let looked = self.inner.look().await;
+        let looked = self.inner.look_for(self.purpose, Operation::Look).await;
         looked.map_err(|err| err.at(&self.inner.name, "look", &self.inner.marker_path))
+    }
+}
+
+/// The bytes of a read on their way: what was admitted lives as long as it does.
+struct Flow {
+    inner: Arc<Inner>,
+    purpose: Purpose,
+    entered: Entered,
+    left: u64,
+}
+
+impl Flow {
+    fn note(&mut self, piece: &Result<Bytes, Failure>) {
+        let pass = self.entered.pass;
+        match piece {
+            Ok(bytes) => {
+                self.inner.came(self.purpose, bytes.len());
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                // Whoever reads may never ask for what is behind the last byte.
+                if self.left == 0 {
+                    self.inner.well(pass);
+                }
+            }
+            Err(failure) => self.inner.ill(pass, failure),
+        }
     }
 }
 
@@ -297,7 +409,11 @@ impl Inner {
     }
 
     /// Lets a call pass when the backend is present, or can be seen to be again.
-    async fn ready(&self) -> Result<(), Failure> {
+    pub(super) async fn ready(
+        &self,
+        purpose: Purpose,
+        operation: Operation,
+    ) -> Result<(), Failure> {
         if self.present.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -308,11 +424,21 @@ impl Inner {
             }
             sight.looked = Some(Instant::now());
         }
-        self.look().await.map_err(|failure| Failure { fault: Fault::Absent, ..failure })
+        let looked = self.look_for(purpose, operation).await;
+        looked.map_err(|failure| Failure { fault: Fault::Absent, ..failure })
     }
 
-    /// Looks at the marker now.
-    pub(super) async fn look(&self) -> Result<(), Failure> {
+    /// Looks at the marker now, for an operation that needs to know.
+    pub(super) async fn look_for(
+        &self,
+        purpose: Purpose,
+        operation: Operation,
+    ) -> Result<(), Failure> {
+        self.look(purpose, operation, self.settings.breaker.probe_timeout).await
+    }
+
+    /// Looks at the marker now, whatever the gate would say.
+    pub(super) async fn look_at_marker(&self) -> Result<(), Failure> {
         let looked = async {
             let meeting = self.faults.meet(Call::Marker).await?;
             meeting.after(self.place.look(&self.marker_path).await)
@@ -331,10 +457,13 @@ impl Inner {
     }
 
     /// Looks at the marker unless it was seen a short while ago.
-    async fn seen_lately(&self) -> Result<(), Failure> {
+    async fn seen_lately(&self, purpose: Purpose) -> Result<(), Failure> {
         // A local root looks for itself where it matters.
         let lately = self.sight().seen.is_some_and(|seen| seen.elapsed() < SEEN_LATELY);
-        if lately || self.place.disk().is_some() { Ok(()) } else { self.look().await }
+        if lately || self.place.disk().is_some() {
+            return Ok(());
+        }
+        self.look_for(purpose, Operation::Delete).await
     }
 
     async fn saw(&self) {
@@ -366,6 +495,7 @@ impl Inner {
     /// look at the marker.
     pub(super) async fn failed(
         &self,
+        purpose: Purpose,
         operation: &'static str,
         path: &str,
         failure: Failure,
@@ -375,7 +505,7 @@ impl Inner {
                 self.lost();
                 failure
             }
-            Fault::Missing => match self.look().await {
+            Fault::Missing => match self.look_for(purpose, Operation::Look).await {
                 // Nothing can be missing of what is just being made.
                 Ok(()) if matches!(operation, "write" | "finish" | "abort") => {
                     Failure { fault: Fault::Passing, ..failure }

@@ -4,10 +4,12 @@
 //! write a replica durably, read an exact range of it, stat, delete and list. Each of these
 //! promises is tested by one suite over every kind of place (`contract`).
 //!
-//! From the bottom up: `local` is our own OpenDAL service for directories, `adapter` knows OpenDAL
-//! and its traps, `quirks` those of single services, `place` is the one set of calls over both, `faulty` breaks them in tests, and
-//! `handle` is the backend itself, which believes a place only as far as its marker is seen.
-//! `open` adds and opens backends, `probe` tries them for real.
+//! From the bottom up: `local` is our own OpenDAL service for directories, `transport` the HTTP below
+//! the other services, at the pace that `throttle` gives, `adapter` knows OpenDAL and its traps,
+//! `quirks` those of single services, `place` is the one set of calls over both, `faulty` breaks
+//! them in tests, and `handle` is the backend itself, which believes a place only as far as its
+//! marker is seen. Every
+//! call of it passes the `gate`: the `breaker`, and the `allowance` of the owner. `open` adds and opens backends, `probe` tries them for real.
 //!
 //! # Invariants
 //!
@@ -15,45 +17,64 @@
 //! - A backend that is absent takes no write, and no root is made except by [`Backend::add`].
 //! - A write that returned `Ok` has exactly the announced bytes and survives power loss, as far as
 //!   the service keeps its word; one that failed says whether it may have happened all the same.
-//! - Nobody waits without end for a place: local steps have the stall time, remote calls OpenDAL's
-//!   timeouts inside its retries.
+//! - Nobody waits without end for a place: local steps have the stall time, requests fail when
+//!   nothing moves, inside OpenDAL's retries. Only work may wait as long as clients use all of a
+//!   limited bandwidth.
 
 mod adapter;
+mod allowance;
+mod bandwidth;
+mod breaker;
 #[cfg(test)]
 mod contract;
 mod error;
 #[doc(hidden)]
 pub mod faulty;
 mod fleet;
+mod gate;
 mod handle;
 mod local;
 mod marker;
 mod memory;
+mod meter;
 mod open;
 mod place;
 mod probe;
+mod profile;
+mod progress;
+mod purpose;
 mod quirks;
 mod services;
+mod throttle;
+mod transport;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::model::Limits;
 use crate::model::Names;
 
+pub use allowance::{Account, Admitted, Counted, Need, Reached};
+pub use bandwidth::{Bandwidth, Hours};
+pub use breaker::{BreakerSettings, BreakerState, BreakerView};
 pub use error::{BackendError, Fault};
 pub use fleet::Fleet;
+pub use gate::Fitness;
 pub use handle::Backend;
 use handle::Inner;
 pub use marker::Marker;
+pub use meter::Meter;
 pub use open::AddError;
 pub use probe::ProbeReport;
+pub use profile::{Prices, Profile};
+pub use progress::Progress;
 pub use services::{ServiceTraits, service, services};
 pub use writer::Writer;
 
 /// How one backend is reached: checked settings, filled in by `config`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct BackendSettings {
     pub name: String,
     /// OpenDAL's scheme.
@@ -68,6 +89,12 @@ pub struct BackendSettings {
     pub blob_max: u64,
     pub labels: BTreeMap<String, String>,
     pub timeouts: Timeouts,
+    pub breaker: BreakerSettings,
+    /// Backends with the same word share their limits.
+    pub account: Option<String>,
+    pub limits: Limits,
+    pub profile: Profile,
+    pub bandwidth: Bandwidth,
 }
 
 /// Without the values of the options, some of which are secrets.
@@ -83,6 +110,11 @@ impl fmt::Debug for BackendSettings {
             .field("blob_max", &self.blob_max)
             .field("labels", &self.labels)
             .field("timeouts", &self.timeouts)
+            .field("breaker", &self.breaker)
+            .field("account", &self.account)
+            .field("limits", &self.limits)
+            .field("profile", &self.profile.name)
+            .field("bandwidth", &self.bandwidth)
             .finish()
     }
 }

@@ -16,8 +16,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::Backend;
 use super::BackendError;
 use super::BackendSettings;
+use super::Bandwidth;
+use super::BreakerSettings;
 use super::Marker;
+use super::Meter;
 use super::ProbeReport;
+use super::Profile;
 use super::ServiceTraits;
 use super::Timeouts;
 use super::error::{Aim, Failure, Fault};
@@ -29,9 +33,14 @@ use super::place::Place;
 use super::place::local_root;
 use super::probe;
 use super::services::service;
+use crate::base::Clock;
 use crate::base::ids;
 use crate::model::BackendId;
+use crate::model::DayBegins;
+use crate::model::Limits;
 use crate::model::Names;
+use crate::model::Operation;
+use crate::model::Purpose;
 use crate::model::path::PathLimits;
 
 /// Directories right below a new root that are looked at for somebody's marker.
@@ -108,8 +117,11 @@ impl Backend {
     }
 
     /// The marker at the root that `settings` name; `None` when there is a root without one, or no root.
-    pub async fn find_marker(settings: &BackendSettings) -> Result<Option<Marker>, BackendError> {
-        let found = async { marker_at(&Place::open(settings, "none")?).await };
+    pub async fn find_marker(
+        settings: &BackendSettings,
+        meter: &Arc<Meter>,
+    ) -> Result<Option<Marker>, BackendError> {
+        let found = async { marker_at(&Place::open(settings, "none", meter)?).await };
         found.await.map_err(|failure| named(settings, "look", failure))
     }
 
@@ -119,15 +131,16 @@ impl Backend {
         settings: BackendSettings,
         store: u64,
         id: BackendId,
+        meter: Arc<Meter>,
     ) -> Result<Arc<Backend>, AddError> {
         let marker = Marker { store, backend: id };
         let failed = |failure| AddError::Backend(named(&settings, "add", failure));
-        let owner = match Backend::find_marker(&settings).await? {
+        let owner = match Backend::find_marker(&settings, &meter).await? {
             Some(own) if own == marker => {
-                return Ok(Backend::open(settings, store, id).await?);
+                return Ok(Backend::open(settings, store, id, meter).await?);
             }
             Some(other) => Some(format!("{}, whose marker is at it", owner(other))),
-            None => nested_in(&settings).await.map_err(failed)?,
+            None => nested_in(&settings, &meter).await.map_err(failed)?,
         };
         if let Some(owner) = owner {
             return Err(AddError::Claimed(owner));
@@ -138,7 +151,7 @@ impl Backend {
             }
             _ => Vec::new(),
         };
-        let report = Backend::probe(&settings).await;
+        let report = Backend::probe(&settings, &meter).await;
         if let Some(wrong) = report.failure() {
             // Only what was made above and is still empty goes.
             made.iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
@@ -148,8 +161,8 @@ impl Backend {
             tracing::warn!(backend = settings.name, warning, "a probe of a new backend warns");
         }
         let limits = report.limits.unwrap_or(PathLimits { component_max: 0, total_max: 0 });
-        write_marker(&settings, &marker, limits).await.map_err(failed)?;
-        Ok(Backend::open(settings, store, id).await?)
+        write_marker(&settings, &marker, limits, &meter).await.map_err(failed)?;
+        Ok(Backend::open(settings, store, id, meter).await?)
     }
 
     /// Opens a backend that was added before; absent when its marker cannot be seen now.
@@ -158,22 +171,25 @@ impl Backend {
         settings: BackendSettings,
         store: u64,
         id: BackendId,
+        meter: Arc<Meter>,
     ) -> Result<Arc<Backend>, BackendError> {
-        Backend::open_with(settings, Marker { store, backend: id }, Faults::default()).await
+        let marker = Marker { store, backend: id };
+        Backend::open_with(settings, marker, Faults::default(), meter).await
     }
 
     async fn open_with(
         settings: BackendSettings,
         marker: Marker,
         faults: Faults,
+        meter: Arc<Meter>,
     ) -> Result<Arc<Backend>, BackendError> {
-        let place = Place::open(&settings, &marker.name());
+        let place = Place::open(&settings, &marker.name(), &meter);
         let place = place.map_err(|failure| named(&settings, "open", failure))?;
         let Some(traits) = service(&settings.service) else {
             return Err(named(&settings, "open", Failure::new(Fault::Refused)));
         };
-        let backend = Backend::over(settings, traits, marker, place, faults);
-        match backend.inner.look().await {
+        let backend = Backend::over(settings, traits, marker, place, faults, meter);
+        match backend.inner.look_for(Purpose::Client, Operation::Look).await {
             Ok(()) => {}
             Err(failure) if failure.fault == Fault::Absent => {
                 if let Ok(Some(other)) = marker_at(&backend.inner.place).await {
@@ -187,7 +203,7 @@ impl Backend {
                     // Memory begins empty with every process: its bytes are gone, it is not.
                     let limits = backend.path_limits();
                     let settings = backend.settings();
-                    let written = write_marker(settings, &marker, limits).await;
+                    let written = write_marker(settings, &marker, limits, backend.meter()).await;
                     written.map_err(|failure| named(settings, "open", failure))?;
                     backend.look().await?;
                 }
@@ -198,8 +214,8 @@ impl Backend {
     }
 
     /// Tries everything that the contract needs, in a directory of its own, and cleans up.
-    pub async fn probe(settings: &BackendSettings) -> ProbeReport {
-        probe::run(settings).await
+    pub async fn probe(settings: &BackendSettings, meter: &Arc<Meter>) -> ProbeReport {
+        probe::run(settings, meter).await
     }
 
     /// A backend for tests, at `dir` or in memory of its own, that breaks as `faults` say.
@@ -210,9 +226,21 @@ impl Backend {
         dir: Option<&Path>,
         faults: Faults,
     ) -> Arc<Backend> {
+        Backend::for_tests_as(name, id, dir, faults, |_| {}).await
+    }
+
+    /// The same with other settings.
+    #[doc(hidden)]
+    pub async fn for_tests_as(
+        name: &str,
+        id: BackendId,
+        dir: Option<&Path>,
+        faults: Faults,
+        change: impl FnOnce(&mut BackendSettings),
+    ) -> Arc<Backend> {
         let root = dir.map_or_else(|| fresh_name("/memory"), |dir| dir.display().to_string());
         let wait = Duration::from_secs(20);
-        let settings = BackendSettings {
+        let mut settings = BackendSettings {
             name: name.to_owned(),
             service: if dir.is_some() { "fs" } else { "memory" }.to_owned(),
             options: BTreeMap::from([("root".to_owned(), root)]),
@@ -222,17 +250,24 @@ impl Backend {
             blob_max: crate::base::limits::BLOB_SIZE_MAX,
             labels: BTreeMap::new(),
             timeouts: Timeouts { connect: wait, first_byte: wait, stall: wait },
+            breaker: BreakerSettings::default(),
+            account: None,
+            limits: Limits::default(),
+            profile: Profile::default(),
+            bandwidth: Bandwidth::default(),
         };
+        change(&mut settings);
         let marker = Marker { store: 1, backend: id };
+        let meter = Meter::new(Clock::system(), DayBegins::default());
         let exists = |dir: &Path| dir.join(marker.path()).exists();
         if dir.is_some_and(|dir| !exists(dir)) {
             let limits = PathLimits { component_max: 255, total_max: 3000 };
             let made = make_root(dir.map(Path::to_owned).unwrap_or_default()).await;
             made.expect("a test's directory can be made");
-            let written = write_marker(&settings, &marker, limits).await;
+            let written = write_marker(&settings, &marker, limits, &meter).await;
             written.expect("a test's directory can be written");
         }
-        let opened = Backend::open_with(settings, marker, faults).await;
+        let opened = Backend::open_with(settings, marker, faults, meter).await;
         opened.expect("a test's backend can be opened")
     }
 }
@@ -279,7 +314,10 @@ async fn marker_at(place: &Place) -> Result<Option<Marker>, Failure> {
 }
 
 /// Whose root lies above the new one, or right below it.
-async fn nested_in(settings: &BackendSettings) -> Result<Option<String>, Failure> {
+async fn nested_in(
+    settings: &BackendSettings,
+    meter: &Arc<Meter>,
+) -> Result<Option<String>, Failure> {
     match settings.service.as_str() {
         "memory" => Ok(None),
         "fs" => {
@@ -287,7 +325,7 @@ async fn nested_in(settings: &BackendSettings) -> Result<Option<String>, Failure
             let looked = tokio::task::spawn_blocking(move || nested_local(&root)).await;
             looked.map_err(|err| Failure::because(Fault::Passing, err))
         }
-        _ => Ok(nested_remote(settings).await),
+        _ => Ok(nested_remote(settings, meter).await),
     }
 }
 
@@ -312,14 +350,14 @@ fn nested_local(root: &Path) -> Option<String> {
 }
 
 /// What cannot be seen above a remote root is passed over: credentials often end at the root.
-async fn nested_remote(settings: &BackendSettings) -> Option<String> {
+async fn nested_remote(settings: &BackendSettings, meter: &Arc<Meter>) -> Option<String> {
     let root = settings.options.get("root").map(|root| root.trim_matches('/'))?;
     let mut above = Path::new(root);
     for _ in 0..ABOVE_MAX {
         above = above.parent()?;
         let mut settings = settings.clone();
         settings.options.insert("root".to_owned(), format!("/{}", above.display()));
-        let place = Place::open(&settings, "none").ok()?;
+        let place = Place::open(&settings, "none", meter).ok()?;
         if let Ok(Some(marker)) = marker_at(&place).await {
             return Some(format!("{}, whose root is /{}", owner(marker), above.display()));
         }
@@ -355,9 +393,13 @@ async fn make_root(root: PathBuf) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// The place that `settings` name, before it is ours: for a probe, or to be marked.
-pub(super) async fn attempt(settings: &BackendSettings, name: &str) -> Result<Place, Failure> {
+pub(super) async fn attempt(
+    settings: &BackendSettings,
+    name: &str,
+    meter: &Arc<Meter>,
+) -> Result<Place, Failure> {
     if settings.service != "fs" {
-        return Place::open(settings, name);
+        return Place::open(settings, name, meter);
     }
     let (root, name) = (PathBuf::from(local_root(settings)?), name.to_owned());
     let disk = tokio::task::spawn_blocking(move || Disk::attempt(&root, &name)).await;
@@ -377,8 +419,9 @@ async fn write_marker(
     settings: &BackendSettings,
     marker: &Marker,
     limits: PathLimits,
+    meter: &Arc<Meter>,
 ) -> Result<(), Failure> {
-    let place = attempt(settings, &fresh_name("add")).await?;
+    let place = attempt(settings, &fresh_name("add"), meter).await?;
     let content = Bytes::from(marker.content(limits));
     let written = place.write_whole(&marker.path(), content).await;
     end_attempt(place).await;

@@ -14,6 +14,7 @@ use opendal::Buffer;
 
 use super::BackendSettings;
 use super::Listed;
+use super::Meter;
 use super::adapter::Adapter;
 use super::adapter::PIECE_MAX;
 use super::adapter::Pieces;
@@ -22,6 +23,9 @@ use super::error::{Failure, Fault};
 use super::local::Disk;
 use super::local::service;
 use super::memory;
+use super::purpose;
+use super::throttle::Direction;
+use super::throttle::Throttle;
 
 #[derive(Clone)]
 pub(crate) struct Place {
@@ -29,34 +33,54 @@ pub(crate) struct Place {
     adapter: Adapter,
     /// How long one step on a disk may take.
     limit: Duration,
+    throttle: Arc<Throttle>,
 }
 
 impl Place {
     /// The place that `settings` name, which the marker called `marker` makes ours.
-    pub(crate) fn open(settings: &BackendSettings, marker: &str) -> Result<Place, Failure> {
+    pub(crate) fn open(
+        settings: &BackendSettings,
+        marker: &str,
+        meter: &Arc<Meter>,
+    ) -> Result<Place, Failure> {
         let limit = settings.timeouts.stall;
+        let throttle = Throttle::new(&settings.bandwidth, meter.clock().clone());
         match settings.service.as_str() {
             "fs" => {
                 let disk = Disk::open(Path::new(local_root(settings)?), marker);
-                Ok(Place::of_disk(disk, limit))
+                Ok(Place::on_disk(disk, limit, throttle))
             }
             "memory" => {
-                let adapter =
-                    Adapter::layered(memory::operator(settings), &settings.timeouts, true);
-                Ok(Place { disk: None, adapter, limit })
+                let op = memory::operator(settings);
+                let adapter = Adapter::layered(op, &settings.timeouts, true).paced(&throttle);
+                Ok(Place { disk: None, adapter, limit, throttle })
             }
-            _ => Ok(Place { disk: None, adapter: Adapter::remote(settings)?, limit }),
+            _ => {
+                let adapter = Adapter::remote(settings, meter, &throttle)?;
+                Ok(Place { disk: None, adapter, limit, throttle })
+            }
         }
     }
 
+    /// A disk before it is ours, at any pace.
     pub(crate) fn of_disk(disk: Arc<Disk>, limit: Duration) -> Place {
-        let adapter = Adapter::local(service::operator(&disk, limit));
-        Place { disk: Some(disk), adapter, limit }
+        Place::on_disk(disk, limit, Throttle::open())
+    }
+
+    fn on_disk(disk: Arc<Disk>, limit: Duration, throttle: Arc<Throttle>) -> Place {
+        let adapter = Adapter::local(service::operator(&disk, limit)).paced(&throttle);
+        Place { disk: Some(disk), adapter, limit, throttle }
     }
 
     #[cfg(test)]
     pub(crate) fn of_adapter(adapter: Adapter) -> Place {
-        Place { disk: None, adapter, limit: Duration::from_secs(60) }
+        let (limit, throttle) = (Duration::from_secs(60), Throttle::open());
+        Place { disk: None, adapter, limit, throttle }
+    }
+
+    /// Whether reads must wait for their bandwidth.
+    pub(crate) fn limits_reads(&self) -> bool {
+        self.throttle.limits(Direction::Down)
     }
 
     pub(crate) fn disk(&self) -> Option<&Arc<Disk>> {
@@ -82,6 +106,7 @@ impl Place {
             return self.adapter.write_whole(path, Buffer::from(bytes)).await;
         };
         let (own, path) = (Arc::clone(disk), path.to_owned());
+        self.throttle.take(Direction::Up, purpose::current(), bytes.len()).await;
         let put = disk.pool.call(self.limit, move |reply| own.put(&path, &bytes, reply)).await;
         put.map_err(|late| Failure::from(late).unknown()).flatten()
     }
@@ -111,8 +136,9 @@ impl Place {
         };
         let (file, bytes) = self.step(disk, job).await?;
         let first = futures_util::stream::once(async move { Ok(bytes) });
+        let purpose = purpose::current();
         if next >= end {
-            return Ok(first.boxed());
+            return Ok(self.throttle.pace(purpose, first.boxed()));
         }
         let (place, disk) = (self.clone(), Arc::clone(disk));
         let rest = futures_util::stream::unfold(Some(next), move |at| {
@@ -127,7 +153,7 @@ impl Place {
                 Some((read, next))
             }
         });
-        Ok(first.chain(rest).boxed())
+        Ok(self.throttle.pace(purpose, first.chain(rest).boxed()))
     }
 
     pub(crate) async fn stat(&self, path: &str) -> Result<u64, Failure> {

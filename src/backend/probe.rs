@@ -6,11 +6,13 @@
 //! steps of the contract is no backend.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::BackendSettings;
+use super::Meter;
 use super::error::{Failure, Fault};
 use super::marker::MARKER_DIR;
 use super::open;
@@ -71,6 +73,7 @@ fn explain(failure: &Failure) -> String {
             "it does not answer as it should; look at endpoint and network".to_owned()
         }
         Fault::Absent => "the root cannot be seen; is the disk mounted?".to_owned(),
+        Fault::Resting | Fault::Spent => "it was not asked".to_owned(),
     };
     let mut cause: Option<&dyn std::error::Error> = match &failure.cause {
         Some(cause) => Some(&**cause),
@@ -83,13 +86,13 @@ fn explain(failure: &Failure) -> String {
     text
 }
 
-pub(super) async fn run(settings: &BackendSettings) -> ProbeReport {
+pub(super) async fn run(settings: &BackendSettings, meter: &Arc<Meter>) -> ProbeReport {
     let mut report = ProbeReport::default();
     if !root_is_there(settings, &mut report) {
         return report;
     }
     let name = open::fresh_name("probe");
-    let opened = open::attempt(settings, &name).await;
+    let opened = open::attempt(settings, &name, meter).await;
     let Some(place) = report.step("open", opened) else { return report };
     let dir = format!("{MARKER_DIR}/{name}");
     if contract(&place, &dir, &mut report).await {
@@ -146,20 +149,42 @@ pub(super) async fn contract(place: &Place, dir: &str, report: &mut ProbeReport)
     };
     report.step("see that it is gone", gone);
     report.step("delete what is gone", place.delete(&path).await);
-    if place.adapter().keeps_versions(&path).await {
-        report.warnings.push(
-            "the bucket keeps old versions: what Larder deletes still takes room and money; \
-             switch versioning off or let a lifecycle rule remove old versions"
-                .to_owned(),
-        );
-    }
+    report.warnings.extend(versions(place, &path).await.map(str::to_owned));
     report.failure().is_none()
+}
+
+/// What to do about versions that a bucket keeps of `path`, which is deleted.
+async fn versions(place: &Place, path: &str) -> Option<&'static str> {
+    match place.adapter().keeps_versions(path).await {
+        Ok(true) => Some(
+            "the bucket keeps old versions: what Larder deletes still takes room and money; \
+             switch versioning off or let a lifecycle rule remove old versions",
+        ),
+        Err(failure) if failure.fault == Fault::Refused => Some(
+            "it cannot be seen whether the bucket keeps old versions, for the credentials may not \
+             list them: see that it has versioning off, or a lifecycle rule that removes old \
+             versions",
+        ),
+        // A service that cannot be asked for versions has none, or is spoken of below.
+        Ok(false) | Err(_) => None,
+    }
 }
 
 /// What a service keeps that Larder cannot see, and what to do about it.
 fn leftovers(service: &str) -> Option<&'static str> {
     match service {
-        "s3" | "gcs" | "cos" | "obs" | "oss" => Some(
+        "azblob" | "azdls" => Some(
+            "Larder cannot see whether the container keeps old versions or deleted blobs, which \
+             take room and money: switch versioning and soft delete off, or let a lifecycle rule \
+             remove them",
+        ),
+        "gcs" | "obs" => Some(
+            "an upload that a crash breaks off leaves parts, and a bucket that has versioning or \
+             soft delete keeps what is deleted; both take room and money and are in no listing: \
+             switch versioning off, or let lifecycle rules of the bucket remove old versions and \
+             abort incomplete multi-part uploads after some days",
+        ),
+        "s3" | "cos" | "oss" => Some(
             "an upload that a crash breaks off leaves parts, which take room and money and are in \
              no listing: let a lifecycle rule of the bucket abort incomplete multi-part uploads \
              after some days",

@@ -10,6 +10,10 @@ use super::Inner;
 use super::adapter::Stream;
 use super::error::{Failure, Fault};
 use super::faulty::Call;
+use super::faulty::Meeting;
+use super::gate::Entered;
+use super::purpose;
+use crate::model::Purpose;
 
 /// How long a dropped writer may take to clean up after itself.
 const ABORT_WAIT: Duration = Duration::from_secs(60);
@@ -21,6 +25,8 @@ const ABORT_WAIT: Duration = Duration::from_secs(60);
 /// After an error, or a call that was dropped before it ended, nothing can be finished any more.
 pub struct Writer {
     pub(super) inner: Arc<Inner>,
+    pub(super) purpose: Purpose,
+    pub(super) entered: Entered,
     pub(super) stream: Option<Stream>,
     pub(super) path: String,
     pub(super) size: u64,
@@ -34,7 +40,9 @@ impl Writer {
         let written = self.try_write(bytes).await;
         match written {
             Ok(()) => Ok(()),
-            Err(failure) => Err(self.inner.failed("write", &self.path, failure).await),
+            Err(failure) => {
+                Err(self.inner.failed(self.purpose, "write", &self.path, failure).await)
+            }
         }
     }
 
@@ -48,8 +56,9 @@ impl Writer {
             let why = format!("more than the announced {} bytes came", self.size);
             return Err(Failure::because(Fault::Passing, why));
         }
-        let meeting = self.inner.faults.meet(Call::Piece).await?;
-        meeting.after(stream.write(meeting.alter(bytes)).await)?;
+        self.inner.goes(self.purpose, bytes.len());
+        let write = |meeting: Meeting| stream.write(meeting.alter(bytes));
+        self.inner.ask(self.purpose, self.entered.pass, Call::Piece, write).await?;
         self.whole = true;
         Ok(())
     }
@@ -62,7 +71,9 @@ impl Writer {
                 Ok(())
             }
             // What is left of it goes as the writer is dropped.
-            Err(failure) => Err(self.inner.failed("finish", &self.path, failure).await),
+            Err(failure) => {
+                Err(self.inner.failed(self.purpose, "finish", &self.path, failure).await)
+            }
         }
     }
 
@@ -72,24 +83,30 @@ impl Writer {
             return Err(Failure::because(Fault::Passing, why));
         }
         self.whole = false;
-        let meeting = self.inner.faults.meet(Call::Finish).await?;
         let Some(stream) = &mut self.stream else {
             return Err(Failure::new(Fault::Passing));
         };
-        let finished = self.inner.place.finish(stream, &self.path, self.size).await;
-        meeting.after(finished)
+        let (inner, pass) = (&self.inner, self.entered.pass);
+        let (path, size) = (&self.path, self.size);
+        inner
+            .ask(self.purpose, pass, Call::Finish, move |_| inner.place.finish(stream, path, size))
+            .await?;
+        inner.well(pass);
+        Ok(())
     }
 
     /// Leaves nothing behind as far as the service lets it. `Err` with `unknown`: something may be left.
     pub async fn abort(mut self) -> Result<(), BackendError> {
         let Some(mut stream) = self.stream.take() else { return Ok(()) };
-        let aborted = match self.inner.faults.meet(Call::Abort).await {
-            Ok(meeting) => meeting.after(stream.abort().await),
-            Err(failure) => Err(failure.unknown()),
-        };
-        match aborted {
+        let (inner, abort) = (&self.inner, &mut stream);
+        // That it went well says nothing: there may have been nothing to ask the service for.
+        let asked =
+            inner.ask(self.purpose, self.entered.pass, Call::Abort, move |_| abort.abort()).await;
+        match asked.map_err(Failure::unknown) {
             Ok(()) => Ok(()),
-            Err(failure) => Err(self.inner.failed("abort", &self.path, failure).await),
+            Err(failure) => {
+                Err(self.inner.failed(self.purpose, "abort", &self.path, failure).await)
+            }
         }
     }
 }
@@ -99,14 +116,17 @@ impl Drop for Writer {
         let Some(mut stream) = self.stream.take() else { return };
         // At the very end of the process there is no runtime any more; the next start cleans up.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (backend, path) = (Arc::clone(&self.inner.name), std::mem::take(&mut self.path));
-        runtime.spawn(async move {
-            match tokio::time::timeout(ABORT_WAIT, stream.abort()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => {
-                    tracing::warn!(%backend, path, "parts of an aborted write may be left");
-                }
+        let (inner, path) = (Arc::clone(&self.inner), std::mem::take(&mut self.path));
+        let (pass, purpose) = (self.entered.pass, self.purpose);
+        let abort = async move {
+            let asked = tokio::time::timeout(ABORT_WAIT, stream.abort()).await;
+            let silence = |_| Err(Failure::because(Fault::Passing, "no answer to an abort"));
+            if let Err(failure) = asked.unwrap_or_else(silence) {
+                inner.ill(pass, &failure);
+                let backend = &inner.name;
+                tracing::warn!(%backend, path, "parts of an aborted write may be left");
             }
-        });
+        };
+        runtime.spawn(purpose::scope(purpose, abort));
     }
 }

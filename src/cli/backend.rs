@@ -1,6 +1,7 @@
-//! `larder backend`: the backends and what they hold.
+//! `larder backend`: the backends, what they hold and how they are.
 
 use clap::Subcommand;
+use serde_json::Value;
 
 use super::Context;
 use super::Exit;
@@ -11,8 +12,10 @@ use super::output::size;
 use super::output::size_or_none;
 use super::output::table;
 use super::session::ask;
+use super::usage::counted;
 use crate::admin::BackendView;
 use crate::admin::Operation;
+use crate::admin::ReachedView;
 use crate::app::offline::Needs;
 
 #[derive(clap::Args)]
@@ -23,16 +26,23 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// List all backends: whether they are there, and what they hold
+    /// List all backends: how they are, and what they hold
     #[command(after_help = "A backend is absent while its marker cannot be seen: is the disk \
-        mounted? It is new when the\nconfiguration names it and no server has added it yet.\n\n\
+        mounted? It is new when the\nconfiguration names it and no server has added it yet. The \
+        breaker of one that keeps failing\nopens: it is left alone for a while and then tried \
+        again.\n\n\
         Example:\n  larder backend list --json")]
     List,
+    /// Use a backend again at once, after what was wrong with it was mended
+    #[command(after_help = "It closes the backend's breaker, which else is tried again after a \
+        while by itself.\n\nExample:\n  larder backend reset cloud")]
+    Reset { name: String },
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
-    match args.what {
+    match &args.what {
         What::List => list(context),
+        What::Reset { name } => reset(context, name),
     }
 }
 
@@ -47,6 +57,7 @@ fn list(context: &Context) -> Outcome {
             view.name.clone(),
             view.service.clone(),
             view.state.clone(),
+            view.breaker.as_ref().map_or_else(|| "-".to_owned(), |breaker| breaker.state.clone()),
             size(view.used),
             size(view.reserved),
             size(view.orphan),
@@ -55,8 +66,119 @@ fn list(context: &Context) -> Outcome {
             view.rows.to_string(),
         ]
     };
-    let heads =
-        ["backend", "service", "state", "used", "reserved", "orphan", "quota", "free", "rows"];
-    print(&table(&heads, views.iter().map(row).collect()))?;
+    let heads = [
+        "backend", "service", "state", "breaker", "used", "reserved", "orphan", "quota", "free",
+        "rows",
+    ];
+    let mut text = table(&heads, views.iter().map(row).collect());
+    let notes = views.iter().filter(|view| !is_well(view));
+    let notes: Vec<String> =
+        notes.map(|view| format!("{}: {}", view.name, standing(view))).collect();
+    if !notes.is_empty() {
+        text.push_str(&format!("\n\n{}", notes.join("\n")));
+    }
+    print(&text)?;
     Ok(Exit::Done)
+}
+
+fn is_well(view: &BackendView) -> bool {
+    view.reached.is_none() && view.breaker.as_ref().is_none_or(|b| b.state == "closed")
+}
+
+/// How a backend is, in a sentence.
+pub(crate) fn standing(view: &BackendView) -> String {
+    let mut said = vec![view.state.clone()];
+    if let Some(breaker) = view.breaker.as_ref().filter(|breaker| breaker.state != "closed") {
+        let mut text = format!("its breaker is {}", breaker.state);
+        if let Some(seconds) = breaker.retry_in_seconds.filter(|_| breaker.state == "open") {
+            text.push_str(&format!(", tried again in {}", span(seconds)));
+        }
+        if let Some(why) = &breaker.why {
+            text.push_str(&format!(" ({why})"));
+        }
+        said.push(text);
+    }
+    said.extend(view.reached.as_ref().map(reached));
+    said.join("; ")
+}
+
+fn reached(reached: &ReachedView) -> String {
+    let most = counted(&reached.what, reached.limit);
+    let period = &reached.period;
+    match reached.is_share {
+        true => format!("what work may use of {most} in {period} is used up"),
+        false => format!("the limit of {most} in {period} is reached"),
+    }
+}
+
+/// Rounded up, so that nobody comes too early.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..=90 => format!("{seconds} s"),
+        91..=5400 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    }
+}
+
+fn reset(context: &Context, name: &str) -> Outcome {
+    let answer: Value = ask(context, Operation::BackendReset(name.to_owned()), Needs::Store)?;
+    if context.json {
+        print_json(&answer)?;
+    } else if let Some(note) = answer["note"].as_str() {
+        print(&format!("there is nothing to reset: {note}"))?;
+    } else {
+        print(&format!("{name} is used again"))?;
+    }
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_backend_says_how_it_is() {
+        let view = |more: Value| -> BackendView {
+            let mut view = json!({
+                "id": "1", "name": "cloud", "service": "s3", "state": "present", "location": "",
+                "quota": null, "used": 0, "reserved": 0, "orphan": 0, "free": null, "rows": 0,
+            });
+            view.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value(view).unwrap()
+        };
+        let breaker = |state: &str, retry: Option<u64>, why: Option<&str>| {
+            json!({"breaker": {"state": state, "failures": 5, "since_seconds": 1,
+                "retry_in_seconds": retry, "why": why}})
+        };
+        let reached = |what: &str, is_share: bool| {
+            json!({"reached": {"what": what, "period": "2026-11", "limit": 50_000,
+                "is_share": is_share}})
+        };
+        for (more, well, text) in [
+            (json!({}), true, "present"),
+            (breaker("closed", None, Some("old")), true, "present"),
+            (
+                breaker("open", Some(170), Some("the key was refused")),
+                false,
+                "present; its breaker is open, tried again in 3 min (the key was refused)",
+            ),
+            (breaker("half-open", Some(9), None), false, "present; its breaker is half-open"),
+            (
+                reached("requests_a", false),
+                false,
+                "present; the limit of 50,000 class a requests in 2026-11 is reached",
+            ),
+            (
+                reached("egress", true),
+                false,
+                "present; what work may use of 48.8 KiB of egress in 2026-11 is used up",
+            ),
+        ] {
+            let view = view(more);
+            assert_eq!((standing(&view).as_str(), is_well(&view)), (text, well));
+        }
+        assert_eq!([span(1), span(90), span(91), span(5401)], ["1 s", "90 s", "2 min", "2 h"]);
+    }
 }

@@ -9,6 +9,7 @@ use super::Outcome;
 use super::output::print;
 use super::output::print_json;
 use super::output::print_warning;
+use super::output::table;
 use crate::config;
 
 #[derive(clap::Args)]
@@ -24,12 +25,21 @@ enum What {
     /// Print a configuration to edit: every key with its default and a sentence
     #[command(after_help = "Example:\n  larder config example > larder.toml")]
     Example,
+    /// List the providers that are known: as `profile` of a backend, and to `larder init`
+    #[command(after_help = "The allowances are what a public guide listed then; providers change \
+        them without notice, and\nnothing of them is enforced but what your configuration says.\n\n\
+        Example:\n  larder config providers --json")]
+    Providers,
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     match args.what {
         What::Example if context.json => print_json(&json!({ "example": config::EXAMPLE }))?,
         What::Example => print(config::EXAMPLE)?,
+        What::Providers if context.json => {
+            print_json(&serde_json::to_value(config::providers()).map_err(anyhow::Error::from)?)?;
+        }
+        What::Providers => print(&providers())?,
         What::Show => {
             let (path, loaded) = context.load()?;
             for warning in &loaded.warnings {
@@ -45,4 +55,20 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         }
     }
     Ok(Exit::Done)
+}
+
+fn providers() -> String {
+    let row = |provider: &config::Provider| {
+        let mut free = provider.free();
+        free.extend(provider.unlimited.iter().map(|what| format!("{what} without limit")));
+        vec![
+            provider.id.clone(),
+            provider.title.clone(),
+            provider.listed.clone(),
+            free.join(", "),
+            provider.notes.join("; "),
+        ]
+    };
+    let rows = config::providers().iter().map(row).collect();
+    table(&["profile", "provider", "listed", "free", "notes"], rows)
 }

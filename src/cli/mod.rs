@@ -12,12 +12,13 @@ mod config;
 mod init;
 mod key;
 mod output;
-mod providers;
 mod serve;
 mod session;
+mod status;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod verify;
 mod version;
 
@@ -100,8 +101,17 @@ enum Command {
     Bucket(bucket::Args),
     /// Make, show, change and delete access keys
     Key(key::Args),
-    /// Show the backends and what they hold
+    /// Show the backends and what they hold, and use one again that was left alone
     Backend(backend::Args),
+    /// Show what the backends used of their limits, and when these are reached
+    #[command(after_help = usage::AFTER_HELP)]
+    Usage(usage::Args),
+    /// Say how the server and its backends are
+    #[command(
+        after_help = "It asks the server that runs; when none does the exit code is 4. What \
+        was refused is counted\nfrom its start.\n\nExample:\n  larder status --json"
+    )]
+    Status,
     /// Say whether the metadata store and the backends are as they should be
     #[command(after_help = "Without options the store recomputes every derived number. It only \
         reports, also while\nthe server serves. Exit code 1: faults were found.\n\n\
@@ -227,6 +237,8 @@ fn carry_out(context: &Context, command: Command) -> Outcome {
         Command::Bucket(args) => bucket::run(context, &args),
         Command::Key(args) => key::run(context, &args),
         Command::Backend(args) => backend::run(context, &args),
+        Command::Usage(args) => usage::run(context, &args),
+        Command::Status => status::run(context),
         Command::Verify(args) => verify::run(context, &args),
         Command::Config(args) => config::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),

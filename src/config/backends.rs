@@ -5,15 +5,20 @@ use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
+use super::bandwidth;
 use super::check::NAMES;
 use super::check::bounded;
 use super::check::bytes;
 use super::check::choice;
 use super::finding::Findings;
+use super::limits;
+use super::profile;
 use super::raw::RawBackend;
 use super::reader::Spot;
 use super::schema::nearest;
 use crate::backend::BackendSettings;
+use crate::backend::BreakerSettings;
+use crate::backend::Profile;
 use crate::backend::ServiceTraits;
 use crate::backend::Timeouts;
 use crate::backend::service;
@@ -38,11 +43,19 @@ const TOKENS: &[&[&str]] = &[&["access_token"], &[TOKEN, "client_id"]];
 /// Options that are secrets and yet say whose room it is, where nothing else does.
 const TOKEN_PLACE: &[&str] = &["access_token", TOKEN];
 
+/// What the file says once for all backends.
+pub(crate) struct Common {
+    pub(crate) names: Names,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) breaker: BreakerSettings,
+    /// Described in the file, by name.
+    pub(crate) profiles: BTreeMap<String, Profile>,
+}
+
 /// The backends that could be read, in order, and a note for whatever is wrong with any.
 pub(crate) fn check(
     raws: &[RawBackend],
-    names: Names,
-    timeouts: Timeouts,
+    common: &Common,
     found: &mut Findings,
 ) -> Vec<BackendSettings> {
     let mut backends = Vec::new();
@@ -53,9 +66,13 @@ pub(crate) fn check(
         if let Some(service) = service {
             check_options(raw, service, found);
         }
-        let names = choice(&raw.names, "names", NAMES, found).unwrap_or(names);
+        let names = choice(&raw.names, "names", NAMES, found).unwrap_or(common.names);
         let quota = sizes_but_zero(&raw.quota, "quota", found);
         let blob_max = blob_max(raw, service, found);
+        let profile = profile::find(&raw.profile, &common.profiles, found);
+        let limits = limits::check(&raw.limits, &profile, found);
+        let account = limits::account(&raw.account, found);
+        let bandwidth = bandwidth::check(&raw.bandwidth, found);
         let (Some(name), Some(service)) = (&raw.name, service) else { continue };
         backends.push(BackendSettings {
             name: name.value.clone(),
@@ -66,9 +83,15 @@ pub(crate) fn check(
             names,
             blob_max,
             labels: values(&raw.labels),
-            timeouts,
+            timeouts: common.timeouts,
+            breaker: common.breaker,
+            account,
+            limits,
+            profile,
+            bandwidth,
         });
     }
+    limits::share(&mut backends, raws, found);
     backends
 }
 

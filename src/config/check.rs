@@ -19,6 +19,8 @@ use super::finding::Findings;
 use super::memory;
 use super::placement;
 use super::placement::Holders;
+use super::profile;
+use super::protection;
 use super::raw::Raw;
 use super::raw::RawDefaults;
 use super::raw::RawLog;
@@ -34,6 +36,7 @@ use crate::base::limits::BLOB_SIZE_MAX;
 use crate::base::limits::BLOB_SIZE_MIN;
 use crate::base::limits::PUT_SIZE_MAX;
 use crate::base::limits::WINDOW;
+use crate::engine::AdmissionSettings;
 use crate::engine::EngineSettings;
 use crate::model::Names;
 use crate::model::Placement;
@@ -72,10 +75,14 @@ impl Raw {
         let default_placement = default_placement(&self.defaults, found);
         let default_names = choice(&self.defaults.names, "names", NAMES, found);
         let default_names = default_names.unwrap_or(Names::Readable);
-        let engine = engine(&self.defaults, found);
+        let admission = protection::admission(&self.admission, found);
+        let engine = engine(&self.defaults, admission, found);
         let timeouts = timeouts(&self.timeouts, found);
         let data_dir = data_dir(&self.data_dir, found);
-        let backends = backends::check(&self.backends, default_names, timeouts, found);
+        let breaker = protection::breaker(&self.breaker, found);
+        let profiles = profile::check(&self.profiles, found);
+        let common = backends::Common { names: default_names, timeouts, breaker, profiles };
+        let backends = backends::check(&self.backends, &common, found);
         if !self.has_backends || (self.backends.is_empty() && !found.has_mistakes()) {
             found.wrong_hint(
                 None,
@@ -105,6 +112,7 @@ impl Raw {
             backends,
             buckets,
             keys,
+            rate: protection::rate(&self.rate, found),
             _checked: Checked,
         }
     }
@@ -229,13 +237,14 @@ fn default_placement(raw: &RawDefaults, found: &mut Findings) -> Placement {
     placement::read(&raw.placement, &base, found)
 }
 
-fn engine(raw: &RawDefaults, found: &mut Findings) -> EngineSettings {
+fn engine(raw: &RawDefaults, admission: AdmissionSettings, found: &mut Findings) -> EngineSettings {
     let blob_max = bounded(&raw.blob_max_size, "blob_max_size", BLOB_RANGE, bytes, found);
     let tail_wait = bounded(&raw.tail_wait, "tail_wait", TAIL_WAIT_RANGE, seconds, found);
     EngineSettings {
         blob_max: blob_max.unwrap_or(BLOB_MAX),
         same_device: raw.same_device.as_ref().is_some_and(|flag| flag.value),
         tail_wait: tail_wait.unwrap_or(TAIL_WAIT),
+        admission,
     }
 }
 
@@ -329,6 +338,11 @@ pub(crate) fn bytes(value: u64) -> String {
     ByteSize(value).to_string()
 }
 
-fn seconds(value: Duration) -> String {
+/// A number as it is.
+pub(crate) fn plain(value: f64) -> String {
+    value.to_string()
+}
+
+pub(crate) fn seconds(value: Duration) -> String {
     format!("{} s", value.as_secs_f64())
 }

@@ -17,12 +17,17 @@
 
 mod access;
 mod backends;
+mod bandwidth;
 mod check;
 mod expand;
 mod find;
 mod finding;
+mod limits;
 mod memory;
 mod placement;
+mod profile;
+mod protection;
+mod providers;
 mod raw;
 mod reader;
 mod schema;
@@ -42,6 +47,11 @@ pub use self::expand::Env;
 pub use self::find::find;
 pub use self::finding::ConfigErrors;
 pub use self::finding::Finding;
+pub use self::providers::Addressing;
+pub use self::providers::Free;
+pub use self::providers::Provider;
+pub use self::providers::provider;
+pub use self::providers::providers;
 use self::raw::Raw;
 use self::reader::Reader;
 pub use self::show::show;
@@ -50,6 +60,7 @@ use crate::engine::EngineSettings;
 use crate::model::AccessKey;
 use crate::model::Names;
 use crate::model::Placement;
+use crate::s3::RateSettings;
 use crate::store::DeclaredBucket;
 
 /// The configuration file with every key in force, its default and a sentence.
@@ -79,6 +90,7 @@ pub struct Config {
     pub backends: Vec<BackendSettings>,
     pub buckets: Vec<DeclaredBucket>,
     pub keys: Vec<AccessKey>,
+    pub rate: RateSettings,
     /// Keeps everybody but the check from making one.
     _checked: Checked,
 }

@@ -5,6 +5,14 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::bandwidth::RawBandwidth;
+use super::limits::RawAllowance;
+use super::limits::RawLimits;
+use super::profile::RawPrices;
+use super::profile::RawProfile;
+use super::protection::RawAdmission;
+use super::protection::RawBreaker;
+use super::protection::RawRate;
 use super::reader::Reader;
 use super::reader::Section;
 use super::reader::Spot;
@@ -16,6 +24,10 @@ pub(crate) struct Raw {
     pub(crate) log: RawLog,
     pub(crate) defaults: RawDefaults,
     pub(crate) timeouts: RawTimeouts,
+    pub(crate) breaker: RawBreaker,
+    pub(crate) admission: RawAdmission,
+    pub(crate) rate: RawRate,
+    pub(crate) profiles: Vec<RawProfile>,
     pub(crate) backends: Vec<RawBackend>,
     /// Something stands under `backend`, be it wrong.
     pub(crate) has_backends: bool,
@@ -73,6 +85,10 @@ pub(crate) struct RawBackend {
     pub(crate) names: Option<Spot<String>>,
     pub(crate) blob_max_size: Option<Spot<u64>>,
     pub(crate) labels: BTreeMap<String, Spot<String>>,
+    pub(crate) account: Option<Spot<String>>,
+    pub(crate) profile: Option<Spot<String>>,
+    pub(crate) limits: RawLimits,
+    pub(crate) bandwidth: RawBandwidth,
 }
 
 pub(crate) struct RawBucket {
@@ -112,6 +128,10 @@ impl Raw {
             log: log(reader, file),
             defaults: defaults(reader, file),
             timeouts: timeouts(reader, file),
+            breaker: breaker(reader, file),
+            admission: admission(reader, file),
+            rate: rate(reader, file),
+            profiles: profiles(reader, file),
             backends: reader
                 .sections(file, "backend", schema::BACKEND)
                 .iter()
@@ -193,7 +213,86 @@ fn backend(reader: &mut Reader<'_>, section: &Section<'_>) -> RawBackend {
         names: reader.text(section, "names"),
         blob_max_size: reader.size(section, "blob_max_size"),
         labels: reader.texts(section, "labels"),
+        account: reader.text(section, "account"),
+        profile: reader.text(section, "profile"),
+        limits: limits(reader, section),
+        bandwidth: bandwidth(reader, section),
     }
+}
+
+fn limits(reader: &mut Reader<'_>, backend: &Section<'_>) -> RawLimits {
+    let section = &reader.section(backend, "limits", schema::LIMITS);
+    RawLimits {
+        at: section.at(),
+        month: RawAllowance {
+            requests: reader.counts(section, "requests_month"),
+            egress: reader.size(section, "egress_month"),
+            ingress: reader.size(section, "ingress_month"),
+        },
+        day: RawAllowance {
+            requests: reader.counts(section, "requests_day"),
+            egress: reader.size(section, "egress_day"),
+            ingress: reader.size(section, "ingress_day"),
+        },
+        background_share: reader.real(section, "background_share"),
+    }
+}
+
+fn bandwidth(reader: &mut Reader<'_>, backend: &Section<'_>) -> RawBandwidth {
+    let section = &reader.section(backend, "bandwidth", schema::BANDWIDTH);
+    RawBandwidth { up: reader.list(section, "up"), down: reader.list(section, "down") }
+}
+
+fn breaker(reader: &mut Reader<'_>, file: &Section<'_>) -> RawBreaker {
+    let section = &reader.section(file, "breaker", schema::BREAKER);
+    RawBreaker {
+        failures: reader.number(section, "failures"),
+        open: reader.duration(section, "open"),
+        probe_timeout: reader.duration(section, "probe_timeout"),
+    }
+}
+
+fn admission(reader: &mut Reader<'_>, file: &Section<'_>) -> RawAdmission {
+    let section = &reader.section(file, "admission", schema::ADMISSION);
+    RawAdmission {
+        reads: reader.number(section, "reads"),
+        writes: reader.number(section, "writes"),
+        worker_share: reader.real(section, "worker_share"),
+        wait: reader.duration(section, "wait"),
+        shed_from: reader.real(section, "shed_from"),
+    }
+}
+
+fn rate(reader: &mut Reader<'_>, file: &Section<'_>) -> RawRate {
+    let section = &reader.section(file, "rate_limit", schema::RATE_LIMIT);
+    RawRate {
+        per_address: reader.real(section, "per_address"),
+        per_address_burst: reader.number(section, "per_address_burst"),
+        per_key: reader.real(section, "per_key"),
+        per_key_burst: reader.number(section, "per_key_burst"),
+        trusted_proxies: reader.list(section, "trusted_proxies"),
+        addresses_max: reader.number(section, "addresses_max"),
+    }
+}
+
+fn profiles(reader: &mut Reader<'_>, file: &Section<'_>) -> Vec<RawProfile> {
+    let named = reader.named_sections(file, "profile", schema::PROFILE);
+    let read = |(name, section): (String, Section<'_>)| {
+        let prices = &reader.section(&section, "prices", schema::PRICES);
+        RawProfile {
+            at: section.at().unwrap_or_default(),
+            name,
+            classes: reader.texts(&section, "classes"),
+            day_begins: reader.text(&section, "day_begins"),
+            prices: RawPrices {
+                classes: ["a", "b", "c"].map(|class| reader.real(prices, class)),
+                egress_gb: reader.real(prices, "egress_gb"),
+                ingress_gb: reader.real(prices, "ingress_gb"),
+                stored_gb_month: reader.real(prices, "stored_gb_month"),
+            },
+        }
+    };
+    named.into_iter().map(read).collect()
 }
 
 fn bucket(reader: &mut Reader<'_>, section: &Section<'_>) -> RawBucket {

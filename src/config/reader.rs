@@ -87,7 +87,10 @@ impl<'a> Reader<'a> {
         key: &str,
         schema: &'static [Key],
     ) -> Section<'t> {
-        let title = format!("[{key}]");
+        let title = match parent.title.starts_with('[') {
+            true => format!("[{}.{key}]", parent.title.trim_matches(['[', ']'])),
+            false => format!("[{key}]"),
+        };
         let absent = Section { title: title.clone(), at: None, table: None, schema };
         let Some(value) = parent.value(key) else { return absent };
         let DeValue::Table(table) = value.get_ref() else {
@@ -126,6 +129,34 @@ impl<'a> Reader<'a> {
                 other => {
                     let text = format!("{} stands in {title}, only tables may", kind(other));
                     self.found.wrong(at, text);
+                }
+            }
+        }
+        sections
+    }
+
+    /// The tables `[key.NAME]` of `parent`, whatever their names.
+    pub(crate) fn named_sections<'t>(
+        &mut self,
+        parent: &Section<'t>,
+        key: &str,
+        schema: &'static [Key],
+    ) -> Vec<(String, Section<'t>)> {
+        let Some(table) = self.table(parent, key) else { return Vec::new() };
+        let mut sections = Vec::new();
+        for (name, value) in table.iter() {
+            let title = format!("[{key}.{}]", name.get_ref());
+            let at = value.span().start;
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    self.known(table, schema, &title);
+                    let section = Section { title, at: Some(at), table: Some(table), schema };
+                    sections.push((name.get_ref().to_string(), section));
+                }
+                other => {
+                    let name = name.get_ref();
+                    let text = format!("`{name}` is {}, it must be a table", kind(other));
+                    self.found.wrong_hint(at, text, format!("write {title}"));
                 }
             }
         }
@@ -231,6 +262,49 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// A number that need not be whole.
+    pub(crate) fn real(&mut self, section: &Section<'_>, key: &str) -> Option<Spot<f64>> {
+        let value = section.value(key)?;
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => {
+                i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n as f64)
+            }
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            _ => None,
+        };
+        match number.filter(|number: &f64| number.is_finite()) {
+            Some(number) => Some(Spot { value: number, at: value.span().start }),
+            None => {
+                self.mistyped(key, value, "a plain number, such as 0.5");
+                None
+            }
+        }
+    }
+
+    /// A table of names and whole numbers.
+    pub(crate) fn counts(
+        &mut self,
+        section: &Section<'_>,
+        key: &str,
+    ) -> BTreeMap<String, Spot<u64>> {
+        let Some(table) = self.table(section, key) else { return BTreeMap::new() };
+        let mut counts = BTreeMap::new();
+        for (name, value) in table.iter() {
+            let count = match value.get_ref() {
+                DeValue::Integer(number) => {
+                    u64::from_str_radix(number.as_str(), number.radix()).ok()
+                }
+                _ => None,
+            };
+            let (name, at): (&str, usize) = (name.get_ref(), value.span().start);
+            match count {
+                Some(value) => _ = counts.insert(name.to_owned(), Spot { value, at }),
+                None => self.mistyped(name, value, "a whole number of 0 or more"),
+            }
+        }
+        counts
     }
 
     pub(crate) fn flag(&mut self, section: &Section<'_>, key: &str) -> Option<Spot<bool>> {

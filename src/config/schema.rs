@@ -33,9 +33,10 @@ pub(crate) const FILE: &[Key] = &[
     now("timeouts"),
     now("bucket"),
     now("key"),
-    later("breaker"),
-    later("admission"),
-    later("rate_limit"),
+    now("breaker"),
+    now("admission"),
+    now("rate_limit"),
+    now("profile"),
     later("worker"),
 ];
 
@@ -72,13 +73,45 @@ pub(crate) const BACKEND: &[Key] = &[
     now("blob_max_size"),
     now("labels"),
     later("min_age"),
-    later("account"),
-    later("profile"),
-    later("limits"),
-    later("bandwidth"),
+    now("account"),
+    now("profile"),
+    now("limits"),
+    now("bandwidth"),
 ];
 
+pub(crate) const LIMITS: &[Key] = &[
+    now("requests_month"),
+    now("egress_month"),
+    now("ingress_month"),
+    now("requests_day"),
+    now("egress_day"),
+    now("ingress_day"),
+    now("background_share"),
+];
+
+pub(crate) const BANDWIDTH: &[Key] = &[now("up"), now("down")];
+
 pub(crate) const TIMEOUTS: &[Key] = &[now("connect"), now("first_byte"), now("stall")];
+
+pub(crate) const BREAKER: &[Key] =
+    &[now("failures"), now("open"), now("probe_timeout"), later("absent_after")];
+
+pub(crate) const ADMISSION: &[Key] =
+    &[now("reads"), now("writes"), now("worker_share"), now("wait"), now("shed_from")];
+
+pub(crate) const RATE_LIMIT: &[Key] = &[
+    now("per_address"),
+    now("per_address_burst"),
+    now("per_key"),
+    now("per_key_burst"),
+    now("trusted_proxies"),
+    now("addresses_max"),
+];
+
+pub(crate) const PROFILE: &[Key] = &[now("classes"), now("day_begins"), now("prices")];
+
+pub(crate) const PRICES: &[Key] =
+    &[now("a"), now("b"), now("c"), now("egress_gb"), now("ingress_gb"), now("stored_gb_month")];
 
 pub(crate) const BUCKET: &[Key] = &[
     now("name"),
@@ -101,7 +134,14 @@ pub(crate) const TABLES: &[(&str, &[Key])] = &[
     ("[log]", LOG),
     ("[defaults]", DEFAULTS),
     ("[[backend]]", BACKEND),
+    ("[backend.limits]", LIMITS),
+    ("[backend.bandwidth]", BANDWIDTH),
     ("[timeouts]", TIMEOUTS),
+    ("[breaker]", BREAKER),
+    ("[admission]", ADMISSION),
+    ("[rate_limit]", RATE_LIMIT),
+    ("[profile.NAME]", PROFILE),
+    ("[profile.NAME] prices", PRICES),
     ("[[bucket]]", BUCKET),
     ("[[key]]", KEY),
     ("[[key]] grants", GRANT),

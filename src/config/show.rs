@@ -7,13 +7,22 @@ use toml::Value;
 
 use super::Config;
 use super::check::NAMES;
+use super::limits::ALL;
 use super::placement::ROUTINGS;
 use crate::backend::BackendSettings;
+use crate::backend::BreakerSettings;
+use crate::backend::Hours;
+use crate::backend::Profile;
+use crate::engine::AdmissionSettings;
 use crate::model::AccessKey;
 use crate::model::Action;
+use crate::model::Class;
 use crate::model::Grant;
+use crate::model::Limits;
 use crate::model::Names;
 use crate::model::Placement;
+use crate::s3::Network;
+use crate::s3::RateSettings;
 use crate::store::DeclaredBucket;
 
 /// Options of services that are no secrets. Every other is masked: a name that is not known here
@@ -55,6 +64,17 @@ pub fn show(config: &Config) -> Table {
         text(&mut timeouts, "first_byte", span(first.timeouts.first_byte));
         text(&mut timeouts, "stall", span(first.timeouts.stall));
         file.insert("timeouts".into(), Value::Table(timeouts));
+        file.insert("breaker".into(), Value::Table(breaker(&first.breaker)));
+    }
+    file.insert("admission".into(), Value::Table(admission(&config.engine.admission)));
+    file.insert("rate_limit".into(), Value::Table(rate(&config.rate)));
+    let profiles = config.backends.iter().map(|backend| &backend.profile);
+    let named: Table = profiles
+        .filter(|used| !used.name.is_empty())
+        .map(|used| (used.name.clone(), Value::Table(profile(used))))
+        .collect();
+    if !named.is_empty() {
+        file.insert("profile".into(), Value::Table(named));
     }
     insert_list(&mut file, "backend", config.backends.iter().map(backend));
     insert_list(&mut file, "bucket", config.buckets.iter().map(bucket));
@@ -112,6 +132,102 @@ fn backend(backend: &BackendSettings) -> Table {
         text(&mut labels, name, value);
     }
     table.insert("labels".into(), Value::Table(labels));
+    text(&mut table, "account", backend.account.as_deref().unwrap_or_default());
+    text(&mut table, "profile", &backend.profile.name);
+    table.insert("limits".into(), Value::Table(limits(&backend.limits)));
+    let timetable = |hours: &[Hours]| Value::Array(hours.iter().map(entry).collect());
+    let mut bandwidth = Table::new();
+    bandwidth.insert("up".into(), timetable(&backend.bandwidth.up));
+    bandwidth.insert("down".into(), timetable(&backend.bandwidth.down));
+    table.insert("bandwidth".into(), Value::Table(bandwidth));
+    table
+}
+
+fn limits(limits: &Limits) -> Table {
+    let mut table = Table::new();
+    for (period, allowance) in [("month", &limits.month), ("day", &limits.day)] {
+        let mut requests = Table::new();
+        let classes = Class::ALL.into_iter().map(|class| (class.name(), class as usize));
+        let classes = classes.map(|(name, class)| (name, allowance.calls[class]));
+        for (name, most) in classes.chain([(ALL, allowance.requests)]) {
+            if let Some(most) = most {
+                whole(&mut requests, name, most);
+            }
+        }
+        table.insert(format!("requests_{period}"), Value::Table(requests));
+        let bytes = |most: Option<u64>| most.map(size).unwrap_or_default();
+        text(&mut table, &format!("egress_{period}"), bytes(allowance.egress));
+        text(&mut table, &format!("ingress_{period}"), bytes(allowance.ingress));
+    }
+    real(&mut table, "background_share", limits.background_share);
+    table
+}
+
+fn entry(hours: &Hours) -> Value {
+    let rate = size(hours.rate);
+    Value::String(match hours.from == hours.to {
+        true => format!("{rate}/s"),
+        false => format!("{}-{} {rate}/s", time_of_day(hours.from), time_of_day(hours.to)),
+    })
+}
+
+fn time_of_day(minutes: u16) -> String {
+    format!("{:02}:{:02}", minutes / 60, minutes % 60)
+}
+
+fn breaker(breaker: &BreakerSettings) -> Table {
+    let mut table = Table::new();
+    whole(&mut table, "failures", breaker.failures);
+    text(&mut table, "open", span(breaker.open));
+    text(&mut table, "probe_timeout", span(breaker.probe_timeout));
+    table
+}
+
+fn admission(admission: &AdmissionSettings) -> Table {
+    let mut table = Table::new();
+    whole(&mut table, "reads", admission.reads as u64);
+    whole(&mut table, "writes", admission.writes as u64);
+    real(&mut table, "worker_share", admission.worker_share);
+    text(&mut table, "wait", span(admission.wait));
+    real(&mut table, "shed_from", admission.shed_from);
+    table
+}
+
+fn rate(rate: &RateSettings) -> Table {
+    let mut table = Table::new();
+    real(&mut table, "per_address", rate.per_address);
+    whole(&mut table, "per_address_burst", rate.per_address_burst);
+    real(&mut table, "per_key", rate.per_key);
+    whole(&mut table, "per_key_burst", rate.per_key_burst);
+    let network = |network: &Network| format!("{}/{}", network.address, network.bits);
+    let proxies = rate.trusted_proxies.iter().map(|proxy| Value::String(network(proxy)));
+    table.insert("trusted_proxies".into(), Value::Array(proxies.collect()));
+    whole(&mut table, "addresses_max", rate.addresses_max as u64);
+    table
+}
+
+/// What a backend's profile comes to, whoever said it.
+fn profile(profile: &Profile) -> Table {
+    let mut classes = Table::new();
+    for (operation, class) in &profile.classes {
+        text(&mut classes, operation, class.name());
+    }
+    let mut prices = Table::new();
+    let known = &profile.prices;
+    let named = Class::ALL.into_iter().map(Class::name).zip(known.thousand_calls).chain([
+        ("egress_gb", known.egress_gb),
+        ("ingress_gb", known.ingress_gb),
+        ("stored_gb_month", known.stored_gb_month),
+    ]);
+    for (name, price) in named {
+        if let Some(price) = price {
+            real(&mut prices, name, price);
+        }
+    }
+    let mut table = Table::new();
+    table.insert("classes".into(), Value::Table(classes));
+    text(&mut table, "day_begins", time_of_day(profile.day_begins.0));
+    table.insert("prices".into(), Value::Table(prices));
     table
 }
 
@@ -158,6 +274,14 @@ fn text(table: &mut Table, key: &str, value: impl ToString) {
     table.insert(key.to_owned(), Value::String(value.to_string()));
 }
 
+fn whole(table: &mut Table, key: &str, value: impl Into<u64>) {
+    table.insert(key.to_owned(), Value::Integer(i64::try_from(value.into()).unwrap_or(i64::MAX)));
+}
+
+fn real(table: &mut Table, key: &str, value: f64) {
+    table.insert(key.to_owned(), Value::Float(value));
+}
+
 fn insert_list(table: &mut Table, key: &str, items: impl Iterator<Item = Table>) {
     table.insert(key.to_owned(), Value::Array(items.map(Value::Table).collect()));
 }
@@ -176,6 +300,7 @@ fn span(duration: Duration) -> String {
     let micros = duration.as_micros();
     let units = [("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1_000)];
     match units.into_iter().find(|(_, factor)| micros.is_multiple_of(*factor) && micros != 0) {
+        None if micros == 0 => "0 s".to_owned(),
         Some((unit, factor)) => format!("{} {unit}", micros / factor),
         None => format!("{micros} us"),
     }

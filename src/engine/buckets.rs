@@ -131,12 +131,14 @@ mod tests {
             data_dir: dir.to_owned(),
             durability: Durability::ProcessExit,
             readers: 2,
+            ballast: 0,
         };
         let store = Store::open(settings, clock.clone(), ids).unwrap();
         let settings = EngineSettings {
             blob_max: 1 << 20,
             same_device: true,
             tail_wait: std::time::Duration::ZERO,
+            admission: crate::engine::AdmissionSettings::default(),
         };
         Engine::new(store, Fleet::default(), settings, 1 << 20, clock)
     }

@@ -13,8 +13,8 @@
 //! A write that finds no room waits two seconds for what is deleted here, and what it waits for
 //! lies on a backend that answers. So each backend has its own turn within a pass, a delete that
 //! hangs is given up after a while, and after the first such failure the rest of that backend's
-//! batch is put off. A pass ends with its slowest turn. An absent backend has not failed: its paths
-//! wait, however long, until it is back.
+//! batch is put off. A pass ends with its slowest turn. An absent backend has not failed, nor has one
+//! that is left alone by its breaker: their paths wait, however long, until they are back.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -36,6 +37,8 @@ use crate::base::chain;
 use crate::model::BackendId;
 use crate::store::Condemned;
 
+/// Under this name admission counts what it refuses.
+const NAME: &str = "cleanup";
 /// Paths of one pass.
 const BATCH: usize = 50;
 /// Deletes at once, for each backend.
@@ -43,11 +46,14 @@ const CONCURRENCY: usize = 10;
 /// How long the first try of a delete is waited for; each further one twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// How long paths are put off that were not tried, and those on an absent backend.
+/// How long paths are put off that were not tried (those on a backend that is left alone, too),
+/// and those on an absent backend.
 const PUT_OFF: Duration = Duration::from_secs(60);
 const PUT_OFF_ABSENT: Duration = Duration::from_secs(600);
 /// How often the loop looks again while what is due waits for a reader to end.
 const READER_PAUSE: Duration = Duration::from_secs(1);
+/// How soon the loop tries again when it was not admitted: deletes make room for those who wait.
+const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 /// How long the loop rests after the store failed.
 const ERROR_PAUSE: Duration = Duration::from_secs(10);
 /// The longest sleep in one piece: the clock may be set meanwhile.
@@ -79,7 +85,7 @@ impl Engine {
     pub async fn cleanup_once(&self) -> Result<CleanupOutcome, EngineError> {
         let due = self.store.condemned_due(BATCH).await?;
         let more = due.len() >= BATCH;
-        let fleet = self.fleet.load_full();
+        let fleet = self.fleet.load().for_work();
         let mut by_backend: BTreeMap<BackendId, Vec<Condemned>> = BTreeMap::new();
         due.into_iter().for_each(|c| by_backend.entry(c.backend).or_default().push(c));
         let turns = by_backend.into_values().map(async |due| {
@@ -120,10 +126,17 @@ impl Engine {
             tokio::pin!(woken);
             // From here on a wake is not lost, also one that comes during the pass.
             woken.as_mut().enable();
+            let Ok(permit) = self.admission.work(NAME) else {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(REFUSED_PAUSE) => continue,
+                }
+            };
             let pass = tokio::select! {
                 () = stop.cancelled() => return,
                 pass = self.cleanup_once() => pass,
             };
+            drop(permit);
             let rest = match pass {
                 Ok(outcome) => rest(&outcome, self.clock.now()),
                 Err(err) => {
@@ -180,7 +193,8 @@ enum Trouble {
     Path(String),
     /// Others on this backend would fare alike.
     Backend(String),
-    Absent,
+    /// It was not asked, and is not for this long.
+    Away(Duration),
 }
 
 /// Deletes paths of one backend.
@@ -196,7 +210,7 @@ where
                 return (id, None);
             }
             let result = delete(condemned).await;
-            if matches!(result, Err(Trouble::Backend(_) | Trouble::Absent)) {
+            if matches!(result, Err(Trouble::Backend(_) | Trouble::Away(_))) {
                 is_down.store(true, Ordering::Release);
             }
             (id, Some(result))
@@ -208,9 +222,9 @@ where
         match result {
             Some(Ok(())) => swept.deleted.push(id),
             Some(Err(Trouble::Path(why) | Trouble::Backend(why))) => swept.failed.push((id, why)),
-            Some(Err(Trouble::Absent)) => {
+            Some(Err(Trouble::Away(pause))) => {
                 swept.put_off.push(id);
-                swept.pause = PUT_OFF_ABSENT;
+                swept.pause = pause;
             }
             None => swept.put_off.push(id),
         }
@@ -224,17 +238,22 @@ async fn delete(fleet: &Fleet, condemned: &Condemned) -> Result<(), Trouble> {
         return Err(Trouble::Backend(why));
     };
     if !backend.is_present() {
-        return Err(Trouble::Absent);
+        return Err(Trouble::Away(PUT_OFF_ABSENT));
     }
+    let since = Instant::now();
     let patience = PATIENCE.saturating_mul(1 << condemned.attempts.min(8)).min(PATIENCE_MAX);
     let trouble = match tokio::time::timeout(patience, backend.delete(&condemned.path)).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(err)) => match err.fault {
-            Fault::Absent => Trouble::Absent,
+            Fault::Absent => Trouble::Away(PUT_OFF_ABSENT),
+            Fault::Resting | Fault::Spent => Trouble::Away(PUT_OFF),
             Fault::Passing => Trouble::Backend(chain(&err)),
             _ => Trouble::Path(chain(&err)),
         },
-        Err(_) => Trouble::Backend(format!("no answer within {patience:?}")),
+        Err(_) => {
+            backend.overdue(since);
+            Trouble::Backend(format!("no answer within {patience:?}"))
+        }
     };
     let (backend, path) = (backend.name(), condemned.path.as_str());
     tracing::debug!(%backend, path, ?trouble, "a condemned path is not deleted yet");
@@ -300,9 +319,12 @@ mod tests {
         assert!(count <= CONCURRENCY, "{count} were tried");
         assert_eq!((swept.failed.len(), swept.put_off.len()), (count, 50 - count));
         assert_eq!(swept.pause, PUT_OFF);
-        let swept = sweep(Trouble::Absent).await;
-        assert_eq!((swept.failed.len(), swept.put_off.len()), (0, 50), "absence is no failure");
-        assert_eq!(swept.pause, PUT_OFF_ABSENT);
+        for pause in [PUT_OFF, PUT_OFF_ABSENT] {
+            let swept = sweep(Trouble::Away(pause)).await;
+            let counts = (swept.failed.len(), swept.put_off.len());
+            assert_eq!(counts, (0, 50), "to be away is no failure");
+            assert_eq!(swept.pause, pause);
+        }
     }
 
     #[test]

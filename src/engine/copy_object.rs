@@ -25,6 +25,8 @@ use super::request::RangeWish;
 use super::request::Stored;
 use super::request::UploadPart;
 use super::request::UploadPartCopy;
+use super::write::Hindrance;
+use super::write::hindrance;
 use crate::base::chain;
 use crate::base::limits::PART_NUMBER_MAX;
 use crate::base::limits::PART_SIZE_MAX;
@@ -219,6 +221,7 @@ impl Engine {
             expected: Expected { algorithms, ..Expected::default() },
             trailer: None,
             draws: false,
+            waits: false,
         })
     }
 
@@ -313,6 +316,12 @@ impl Engine {
             let choose = self.copy_chooser(&fleet, &bucket.placement, facts.stem, Vec::new());
             match self.copy_blob(*blob, choose).await {
                 Ok(_) | Err(CopyBlobError::Store(StoreError::Superseded)) => {}
+                Err(CopyBlobError::Source(EngineError::Spent)) => return Err(EngineError::Spent),
+                Err(CopyBlobError::Store(StoreError::NoRoom { size }))
+                    if hindrance(&fleet, &bucket.placement, size) == Hindrance::Limits =>
+                {
+                    return Err(EngineError::NoRoom { size });
+                }
                 Err(err) => {
                     tracing::warn!(error = chain(&err), "cannot replicate now");
                     return Err(EngineError::Unavailable(None));

@@ -47,6 +47,8 @@ pub enum EngineError {
     NoSuchUpload,
     #[error("there is no such access key")]
     NoSuchAccessKey,
+    #[error("there is no such backend in the configuration")]
+    NoSuchBackend,
     #[error("a condition did not hold")]
     ConditionFailed,
     /// The key may only create, and there is an object.
@@ -85,12 +87,22 @@ pub enum EngineError {
     /// 503: too few backends can be reached, or nothing readable is left now.
     #[error("too few backends can be reached now")]
     Unavailable(#[source] Option<Arc<BackendError>>),
+    /// 429: what could be read lies only where a limit of the owner is reached.
+    #[error("a limit of the backends is reached")]
+    Spent,
     /// 503 SlowDown
     #[error("too much is going on")]
     Busy,
     /// 503: the store cannot write, or the outcome is not known.
     #[error("the metadata store cannot serve this now")]
     Store(#[source] Arc<StoreError>),
+}
+
+impl EngineError {
+    /// The store said so itself when it began, and says when it ends: not once for each request.
+    pub fn is_told(&self) -> bool {
+        matches!(self, EngineError::Store(err) if matches!(**err, StoreError::Unavailable(_)))
+    }
 }
 
 impl From<StoreError> for EngineError {

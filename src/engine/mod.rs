@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+mod admission;
 mod backends;
 mod buckets;
 mod cleanup;
@@ -28,12 +29,14 @@ mod multipart;
 mod objects;
 mod put_object;
 mod read;
+mod refusals;
 mod request;
 mod settling;
 mod tee;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod usage;
 mod verify;
 mod write;
 
@@ -41,17 +44,22 @@ use crate::backend::Fleet;
 use crate::base::Budget;
 use crate::base::Clock;
 use crate::store::Store;
+use crate::store::UsageSource;
 
+pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::store::{
-    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Head, ListAfter, ListItem, ListPage,
-    ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
+    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, ListAfter, ListItem,
+    ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
 };
+pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
 pub use buckets::{CreatedBucket, WishRefused};
 pub use cleanup::CleanupOutcome;
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
+pub use refusals::{Cause, Refusals};
 pub use request::*;
+pub use usage::{BackendUsage, Line, Money, PeriodUsage};
 pub use verify::{Verified, VerifyOptions, VerifyProgress};
 
 /// Everything that the verbs work with. One for the life of the process.
@@ -69,15 +77,22 @@ pub struct Engine {
     pub(crate) buffers: Budget,
     pub(crate) hashers: hash::Hashers,
     pub(crate) settling: settling::Settling,
+    /// What backends use, kept in the store.
+    pub(crate) books: Arc<usage::Books>,
+    /// How much goes on at once.
+    pub(crate) admission: Arc<Admission>,
+    /// What was turned away.
+    pub(crate) refusals: Arc<Refusals>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineSettings {
     pub blob_max: u64,
     /// Two local backends on one device count as two places.
     pub same_device: bool,
     /// How long a write that has its `min_replicas` waits for the rest.
     pub tail_wait: Duration,
+    pub admission: AdmissionSettings,
 }
 
 impl Engine {
@@ -91,7 +106,15 @@ impl Engine {
     ) -> Arc<Engine> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let buffers = memory / 2;
+        let books = Arc::new(usage::Books::default());
+        books.watch(&fleet);
+        store.usage_source(Arc::clone(&books) as Arc<dyn UsageSource>);
+        let refusals = Arc::new(Refusals::default());
+        let admission = Admission::new(settings.admission, Arc::clone(&refusals));
         Arc::new(Engine {
+            books,
+            admission: Arc::new(admission),
+            refusals,
             settling: settling::Settling::new(store.clone()),
             store,
             fleet: ArcSwap::from_pointee(fleet),
@@ -103,9 +126,17 @@ impl Engine {
         })
     }
 
+    /// Whether the store can write: what an operator should know first.
+    pub fn condition(&self) -> Condition {
+        self.store.condition()
+    }
+
     /// The next requests use these; those in flight finish with what they began with.
     pub fn reload(&self, fleet: Fleet, settings: EngineSettings, memory: u64) {
+        self.usage_hand_on(fleet.all());
+        self.books.watch(&fleet);
         self.fleet.store(Arc::new(fleet));
+        self.admission.reload(settings.admission);
         self.settings.store(Arc::new(settings));
         let buffers = memory / 2;
         self.budget.resize(memory - buffers);

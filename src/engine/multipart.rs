@@ -87,6 +87,8 @@ impl Engine {
         // What the whole object's checksum will be made of.
         let algorithm = upload.checksum.map_or(ChecksumAlgorithm::Crc64Nvme, |(a, _)| a);
         part.body.expected.algorithms.push(algorithm);
+        let place = Some((part.upload, part.number));
+        self.quota_admits(&bucket, &part.key, place, part.body.to_come()).await?;
         let written = self.write_body(&bucket, &part.key, part.number, part.body).await?;
         let Written { hash, blobs, late, .. } = written;
         let commit = CommitPart {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::EngineError;
+use super::Held;
 use super::request::PutObject;
 use super::request::Stored;
 use super::write::Written;
@@ -32,6 +33,7 @@ impl Engine {
         bucket: &Bucket,
         put: PutObject,
     ) -> Result<Stored, EngineError> {
+        self.quota_admits(bucket, &put.key, None, put.body.to_come()).await?;
         let written = self.write_body(bucket, &put.key, 0, put.body).await?;
         let Written { size, hash, blobs, late } = written;
         let etag = Etag::of_body(hash.md5.expect("the MD5 of a body is always computed"));
@@ -69,6 +71,13 @@ impl Engine {
 pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
 ) -> Result<T, EngineError> {
+    // The permit of the request goes with its work, not with its client.
+    let held = Held::current();
+    let work = async move {
+        let result = work.await;
+        drop(held);
+        result
+    };
     match tokio::spawn(work).await {
         Ok(result) => result,
         Err(failed) => match failed.try_into_panic() {

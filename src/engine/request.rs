@@ -6,6 +6,7 @@ use futures_util::stream::BoxStream;
 use super::error::BodyError;
 use super::error::EngineError;
 use crate::base::Timestamp;
+use crate::base::limits::SHORT_BODY_MAX;
 use crate::model::*;
 use crate::store::Head;
 use crate::store::NewMeta;
@@ -22,6 +23,15 @@ pub struct Body {
     /// Whether the bytes draw on the budget of the process as they arrive. A copy's do not: whoever
     /// reads them for it has drawn for them, and would wait for itself.
     pub draws: bool,
+    /// The client sends nothing before it is asked to: what can be refused is refused before.
+    pub waits: bool,
+}
+
+impl Body {
+    /// Its size, unless it is so short that it costs less than a look before it is read.
+    pub(super) fn to_come(&self) -> Option<u64> {
+        (self.waits || self.size > SHORT_BODY_MAX).then_some(self.size)
+    }
 }
 
 pub type Trailer = Box<dyn FnOnce() -> Result<Vec<Checksum>, BodyError> + Send>;

@@ -2,7 +2,9 @@
 //!
 //! A write that failed, and a leg that the commit did not wait for, leave intents behind whose
 //! bytes are reserved until the store has heard how they ended. While the store cannot write they
-//! wait here, in order, and are tried again until it can.
+//! wait here, in order, and are tried again until it can. A full disk is no such time: giving up
+//! gives room back. Intents of which nobody has heard, since it was not known whether they were
+//! recorded, are the store's own business.
 //!
 //! # Invariants
 //!

@@ -9,6 +9,7 @@ use futures_util::stream;
 
 use super::*;
 use crate::backend::Backend;
+use crate::backend::BackendSettings;
 use crate::backend::Fault;
 use crate::backend::faulty::Call;
 use crate::backend::faulty::Effect;
@@ -30,6 +31,8 @@ use crate::store::DeclaredBucket;
 use crate::store::Durability;
 use crate::store::StoreSettings;
 
+mod protection;
+
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MIB: usize = 1 << 20;
@@ -48,6 +51,15 @@ impl World {
     }
 
     async fn with_blobs(blob_max: usize, replicas: u32, min_replicas: u32) -> World {
+        World::with(blob_max, replicas, min_replicas, |_| {}).await
+    }
+
+    async fn with(
+        blob_max: usize,
+        replicas: u32,
+        min_replicas: u32,
+        change: impl Fn(&mut BackendSettings),
+    ) -> World {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::system();
         let ids = Arc::new(Ids::new(clock.clone()));
@@ -55,6 +67,7 @@ impl World {
             data_dir: dir.path().join("data"),
             durability: Durability::ProcessExit,
             readers: 2,
+            ballast: 0,
         };
         let store = Store::open(settings, clock.clone(), ids).unwrap();
         let (mut faults, mut backends, mut declared) = (Vec::new(), Vec::new(), Vec::new());
@@ -63,7 +76,7 @@ impl World {
             faults.push(Faults::default());
             let root = dir.path().join(&name);
             let breaks = faults[faults.len() - 1].clone();
-            backends.push(Backend::for_tests(&name, id, Some(&root), breaks).await);
+            backends.push(Backend::for_tests_as(&name, id, Some(&root), breaks, &change).await);
             declared.push(DeclaredBackend { id, location: name.clone(), name, quota: None });
         }
         let placement =
@@ -80,6 +93,7 @@ impl World {
             blob_max: blob_max as u64,
             same_device: true,
             tail_wait: Duration::from_secs(1),
+            admission: crate::engine::AdmissionSettings::default(),
         };
         let fleet = Fleet::new(backends);
         let engine = Engine::new(store, fleet, settings, 64 << 20, clock);
@@ -120,6 +134,7 @@ impl World {
                 expected,
                 trailer: None,
                 draws: true,
+                waits: false,
             },
         };
         self.engine.put_object(put).await
@@ -584,6 +599,7 @@ impl World {
                 expected: Expected::default(),
                 trailer: None,
                 draws: true,
+                waits: false,
             },
         }
     }

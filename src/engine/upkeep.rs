@@ -1,25 +1,14 @@
 //! Small things that must be looked at from time to time.
 
-use std::time::Duration;
-
 use super::Engine;
 use crate::base::chain;
 
-/// How long a look at an absent backend may take.
-const LOOK_WAIT: Duration = Duration::from_secs(20);
-
 impl Engine {
-    /// Looks whether absent backends are back, so that they heal without traffic.
+    /// Looks whether backends that are absent, or that failed and are due, are well again, so that
+    /// they heal without traffic. A fleet that is well is not called.
     pub async fn look_for_absent(&self) {
         let fleet = self.fleet.load_full();
-        let absent = fleet.all().iter().filter(|backend| !backend.is_present());
-        let looks = absent.map(async |backend| {
-            // One that gives no answer must not keep the others from being seen.
-            if let Ok(Ok(())) = tokio::time::timeout(LOOK_WAIT, backend.look()).await {
-                tracing::info!(backend = %backend.name(), "the backend is back");
-            }
-        });
-        futures_util::future::join_all(looks).await;
+        futures_util::future::join_all(fleet.all().iter().map(|backend| backend.tend())).await;
     }
 
     /// Forgets uploads that were completed so long ago that nobody will ask again.

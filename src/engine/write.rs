@@ -1,5 +1,8 @@
 //! From a body to durable blobs: *register* and *write*, for objects and parts alike.
 //!
+//! A client that waits to be asked for its body is refused before that wherever it can be known that
+//! the body will not be taken, by the rules of registering and of the commit.
+//!
 //! A body up to [`SHORT_BODY_MAX`] is read whole, hashed and checked before anything is
 //! registered, and written in one job a leg. A longer one is registered first and streams through
 //! the tee. What comes out are blobs that are durable on at least `min_replicas` backends; the
@@ -26,6 +29,8 @@ use super::tee::Held;
 use super::tee::Late;
 use super::tee::Placed;
 use super::tee::Tee;
+use crate::backend::Backend;
+use crate::backend::Fitness;
 use crate::backend::Fleet;
 use crate::base::limits::ROOM_WAIT;
 use crate::base::limits::SHORT_BODY_MAX;
@@ -35,7 +40,9 @@ use crate::model::Checksum;
 use crate::model::ChecksumAlgorithm;
 use crate::model::Names;
 use crate::model::ObjectKey;
+use crate::model::Operation;
 use crate::model::Placement;
+use crate::model::UploadId;
 use crate::model::path;
 use crate::model::path::PathForm;
 use crate::plan::placement;
@@ -69,6 +76,8 @@ impl Engine {
         part: u32,
         body: Body,
     ) -> Result<Written, EngineError> {
+        // Before a byte of the body is asked for.
+        self.store.must_take()?;
         if body.size <= SHORT_BODY_MAX {
             self.write_short(bucket, key, part, body).await
         } else {
@@ -83,8 +92,14 @@ impl Engine {
         part: u32,
         mut body: Body,
     ) -> Result<Written, EngineError> {
+        let fleet = self.fleet.load_full();
+        let size = body.size;
+        let blobs = requests(bucket, key, part, &[size]);
+        if body.waits && size > 0 {
+            self.must_fit(&fleet, bucket, &blobs).await?;
+        }
         let held = match body.draws {
-            true => Some(self.budget.take(body.size).await),
+            true => Some(self.budget.take(size).await),
             false => None,
         };
         let bytes = read_whole(&mut body).await?;
@@ -92,13 +107,10 @@ impl Engine {
         let wanted = wanted(&body.expected);
         let (blob_hash, hash) = hash::hash_short(&bytes, &wanted);
         check(&body.expected, &trailing, &hash)?;
-        let size = body.size;
         if size == 0 {
             return Ok(Written { size, hash, blobs: Vec::new(), late: Late::none() });
         }
         let held = Held::whole(held);
-        let fleet = self.fleet.load_full();
-        let blobs = requests(bucket, key, part, &[size]);
         let mut registered = self.register(&fleet, bucket, &blobs, &[], ROOM_WAIT).await?;
         let mut failed_on: Vec<BackendId> = Vec::new();
         loop {
@@ -158,28 +170,67 @@ impl Engine {
         avoid: &[BackendId],
         wait: Duration,
     ) -> Result<Vec<Placed>, EngineError> {
+        let registered = self.with_room(fleet, &bucket.placement, wait, || {
+            let choose = self.chooser(fleet, &bucket.placement, stems(requests), avoid.to_vec());
+            let (id, placement) = (bucket.id, bucket.placement_id);
+            self.store.blobs_register(id, placement, requests.to_vec(), choose)
+        });
+        Ok(registered.await?.into_iter().zip(stems(requests)).collect())
+    }
+
+    /// Refuses what [`Engine::register`] would, and records nothing: for a client who has not sent
+    /// the body yet.
+    async fn must_fit(
+        &self,
+        fleet: &Fleet,
+        bucket: &Bucket,
+        requests: &[BlobRequest],
+    ) -> Result<(), EngineError> {
+        self.with_room(fleet, &bucket.placement, ROOM_WAIT, || {
+            let choose = self.chooser(fleet, &bucket.placement, stems(requests), Vec::new());
+            let sizes = requests.iter().map(|request| request.size).collect();
+            self.store.blobs_fit(bucket.id, sizes, choose)
+        })
+        .await
+    }
+
+    /// Asks the store for room until there is some. Only cleanup makes room within `wait`: where
+    /// backends cannot be reached, or limits are in the way, nobody waits.
+    async fn with_room<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        fleet: &Fleet,
+        placement: &Placement,
+        wait: Duration,
+        ask: impl Fn() -> F,
+    ) -> Result<T, EngineError> {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
-            let stems = requests.iter().map(|request| request.stem.clone()).collect();
-            let choose = self.chooser(fleet, &bucket.placement, stems, avoid.to_vec());
-            let (id, placement) = (bucket.id, bucket.placement_id);
-            match self.store.blobs_register(id, placement, requests.to_vec(), choose).await {
-                Err(StoreError::NoRoom { size }) => {
-                    if !is_reachable(fleet, &bucket.placement) {
-                        return Err(EngineError::Unavailable(None));
-                    }
-                    if tokio::time::Instant::now() >= deadline {
-                        return Err(EngineError::NoRoom { size });
-                    }
+            let size = match ask().await {
+                Err(StoreError::NoRoom { size }) => size,
+                answer => return Ok(answer?),
+            };
+            match hindrance(fleet, placement, size) {
+                Hindrance::Reach => return Err(EngineError::Unavailable(None)),
+                Hindrance::Room if tokio::time::Instant::now() < deadline => {
                     self.store.cleanup_wanted().notify_one();
                     tokio::time::sleep(ROOM_LOOK).await;
                 }
-                registered => {
-                    let stems = requests.iter().map(|request| request.stem.clone());
-                    return Ok(registered?.into_iter().zip(stems).collect());
-                }
+                Hindrance::Limits | Hindrance::Room => return Err(EngineError::NoRoom { size }),
             }
         }
+    }
+
+    /// Refuses a body (of [`Body::to_come`] bytes) that the bucket's quota does not admit before it
+    /// is read, as the commit would afterwards; `part` is where it goes in an upload.
+    pub(super) async fn quota_admits(
+        &self,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        part: Option<(UploadId, u32)>,
+        to_come: Option<u64>,
+    ) -> Result<(), EngineError> {
+        let Some(size) = to_come.filter(|_| bucket.quota.is_some()) else { return Ok(()) };
+        Ok(self.store.bucket_admits(bucket.id, key.clone(), part, size).await?)
     }
 
     /// The choice of targets for new blobs: as many as are wished, at least `min_replicas` that last.
@@ -280,9 +331,11 @@ fn choose_targets(fleet: &Fleet, ledger: &[LedgerRow], wish: Wish<'_>) -> Vec<Ta
             let by_quota = row.quota.map_or(u64::MAX, |quota| quota.saturating_sub(taken));
             // Reserved bytes are counted as not yet on the disk: some are, so this errs low.
             let on_disk = backend.room().map_or(u64::MAX, |r| r.saturating_sub(row.reserved));
+            let fitness = backend.fitness(Operation::Write, wish.size);
             Some(Candidate {
                 backend: backend.id(),
-                writable: backend.is_present() && !wish.avoid.contains(&backend.id()),
+                writable: fitness.is_fit() && !wish.avoid.contains(&backend.id()),
+                doubtful: fitness == Fitness::Doubtful,
                 durable: backend.is_durable(),
                 room: by_quota.min(on_disk),
                 used_share: row.quota.map_or(0.0, |quota| taken as f64 / quota.max(1) as f64),
@@ -309,17 +362,41 @@ fn choose_targets(fleet: &Fleet, ledger: &[LedgerRow], wish: Wish<'_>) -> Vec<Ta
         .collect()
 }
 
-/// Whether there are enough backends, with or without room.
-fn is_reachable(fleet: &Fleet, placement: &Placement) -> bool {
-    let reachable = fleet.all().iter().filter(|b| b.is_durable() && b.is_present()).count();
-    reachable >= placement.min_replicas as usize
+/// Why there are too few targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hindrance {
+    /// Too few backends can be reached.
+    Reach,
+    /// Enough can, and limits forbid to write to some of them.
+    Limits,
+    Room,
+}
+
+pub(super) fn hindrance(fleet: &Fleet, placement: &Placement, size: u64) -> Hindrance {
+    let durable = fleet.all().iter().filter(|backend| backend.is_durable());
+    let fitness: Vec<_> = durable.map(|b| b.fitness(Operation::Write, size)).collect();
+    let is_enough = |count: usize| count >= placement.min_replicas as usize;
+    let reachable = fitness.iter().filter(|fitness| fitness.is_reachable());
+    let allowed = reachable.clone().filter(|fitness| **fitness != Fitness::Spent);
+    if !is_enough(reachable.count()) {
+        Hindrance::Reach
+    } else if !is_enough(allowed.count()) {
+        Hindrance::Limits
+    } else {
+        Hindrance::Room
+    }
 }
 
 /// The largest blob that `min_replicas` of the backends take, up to `most`.
 fn blob_max(fleet: &Fleet, placement: &Placement, most: u64) -> u64 {
-    let counting = fleet.all().iter().filter(|b| b.is_durable() && b.is_present());
+    let is_counted = |b: &&Arc<Backend>| b.is_durable() && b.fitness(Operation::Write, 0).is_fit();
+    let counting = fleet.all().iter().filter(is_counted);
     let limits = counting.map(|backend| backend.settings().blob_max).collect();
     taken_by(placement.min_replicas as usize, limits, most)
+}
+
+fn stems(requests: &[BlobRequest]) -> Vec<String> {
+    requests.iter().map(|request| request.stem.clone()).collect()
 }
 
 /// The most that so many of those with these limits take; `most` where there are fewer.
@@ -438,7 +515,7 @@ mod tests {
             frames.iter().map(|frame| Ok(Bytes::from_static(frame.as_bytes()))).collect();
         let stream = Box::pin(stream::iter(frames));
         let expected = Expected::default();
-        let mut body = Body { size, stream, expected, trailer: None, draws: true };
+        let mut body = Body { size, stream, expected, trailer: None, draws: true, waits: false };
         read_whole(&mut body).await
     }
 

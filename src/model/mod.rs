@@ -12,6 +12,7 @@ pub mod id;
 pub mod key;
 pub mod path;
 pub mod tags;
+pub mod usage;
 pub mod version;
 
 pub use access::{AccessKey, Action, Grant, Grants};
@@ -22,4 +23,5 @@ pub use fleet::{CondemnReason, ReplicaState};
 pub use id::{BackendId, BlobId, BucketId, PlacementId, UploadId, VersionSeq, WriteId};
 pub use key::ObjectKey;
 pub use tags::Tags;
+pub use usage::{Allowance, Amounts, Class, DayBegins, Limits, Operation, Period, Purpose, Tally};
 pub use version::{Etag, Headers, UserMetadata, VersionMeta};

@@ -1,3 +1,4 @@
 //! Pure decisions: from facts to what shall be done, without reading or doing anything.
 
+pub mod forecast;
 pub mod placement;

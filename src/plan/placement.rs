@@ -9,6 +9,8 @@
 //!   it is another place.
 //! - A backend is chosen only when the blob fits it: its own limit for one blob, its quota, and
 //!   for local ones what is free on the disk.
+//! - One that may still be broken is chosen only where there are too few others: it must not be
+//!   left out, for when all are broken one of them has to be the first that is well again.
 //!
 //! # Why a search after the greedy choice
 //!
@@ -27,6 +29,8 @@ pub struct Candidate {
     pub backend: BackendId,
     /// It can be reached, is not being drained and may be written to.
     pub writable: bool,
+    /// It failed lately, and may be well again.
+    pub doubtful: bool,
     /// What it holds counts towards `min_replicas`.
     pub durable: bool,
     /// Bytes that fit, by quota and disk; `u64::MAX` when nothing limits it.
@@ -70,7 +74,7 @@ pub fn choose(
     if rules.routing == Routing::Spread {
         fitting.sort_by(|a, b| a.used_share.total_cmp(&b.used_share));
     }
-    fitting.sort_by_key(|c| !c.durable);
+    fitting.sort_by_key(|c| (!c.durable, c.doubtful));
 
     let mut chosen: Vec<&Candidate> = Vec::new();
     for candidate in &fitting {
@@ -138,6 +142,7 @@ mod tests {
         Candidate {
             backend: BackendId(id),
             writable: true,
+            doubtful: false,
             durable: true,
             room: u64::MAX,
             used_share: 0.0,
@@ -192,6 +197,17 @@ mod tests {
         let mut fleet = [candidate(1), candidate(2)];
         fleet[0].durable = false;
         check(&fleet, 2, &[], &rules(Routing::Pack, &[]), &[2, 1]);
+    }
+
+    #[test]
+    fn what_may_be_broken_is_taken_when_there_are_too_few_others() {
+        let mut fleet = [candidate(1), candidate(2), candidate(3)];
+        fleet[0].doubtful = true;
+        fleet[2].durable = false;
+        check(&fleet, 1, &[], &rules(Routing::Pack, &[]), &[2]);
+        check(&fleet, 3, &[], &rules(Routing::Pack, &[]), &[2, 1, 3]);
+        fleet[1].doubtful = true;
+        check(&fleet, 1, &[], &rules(Routing::Pack, &[]), &[1]);
     }
 
     #[test]

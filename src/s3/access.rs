@@ -7,6 +7,10 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Method;
+use http::header;
 use s3s::S3Error;
 use s3s::S3ErrorCode;
 use s3s::S3Result;
@@ -22,7 +26,11 @@ use crate::model::Grant;
 use crate::model::ObjectKey;
 use crate::s3::auth::Keys;
 use crate::s3::convert::source;
+use crate::s3::door::Document;
+use crate::s3::door::Door;
+use crate::s3::door::Intent;
 use crate::s3::guard::query::Query;
+use crate::s3::guard::refusal::Refusal;
 use crate::s3::post::PostForm;
 
 /// What a request may do: an extension of every request that reaches an operation.
@@ -175,9 +183,10 @@ fn need(operation: &str) -> Need {
     row.map_or(Need::Unsupported, |at| TABLE[at].1)
 }
 
-/// The grants of the key that signed, held against the operation.
+/// The grants of the key that signed, held against the operation; then the request is admitted.
 pub(crate) struct Access {
     pub(crate) keys: Arc<dyn Keys>,
+    pub(crate) door: Arc<Door>,
 }
 
 /// What a request is about.
@@ -195,10 +204,42 @@ impl S3Access for Access {
         let key = signer.ok_or_else(denied)?;
         let need = need(cx.s3_op().name());
         let form = cx.extensions_mut().get::<PostForm>().map(|form| form.key.clone());
+        // A form was admitted before its file was read.
+        let is_admitted = form.is_some();
+        if !is_admitted {
+            self.door.check_key(&key.id)?;
+        }
         let target = target(cx, form)?;
         let create_only = allow(&key, need, &target)?;
+        if !is_admitted {
+            let document = cx.extensions_mut().get::<Document>().copied();
+            self.door.admit(intent(cx.method()), document).await?;
+        }
         cx.extensions_mut().insert(Granted { key, create_only });
         Ok(())
+    }
+}
+
+/// S3 reads with GET and HEAD, and with nothing else.
+fn intent(method: &Method) -> Intent {
+    match *method {
+        Method::GET | Method::HEAD => Intent::Read,
+        _ => Intent::Write,
+    }
+}
+
+impl From<Refusal> for S3Error {
+    fn from(refusal: Refusal) -> S3Error {
+        let code = S3ErrorCode::from_bytes(refusal.code.as_bytes()).expect("codes are UTF-8");
+        let mut error = S3Error::with_message(code, refusal.message);
+        error.set_status_code(refusal.status);
+        if let Some(seconds) = refusal.retry_after {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+            error.set_headers(headers);
+        }
+        error
     }
 }
 
@@ -284,7 +325,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Mutex;
 
-    use http::Method;
     use s3s::service::S3ServiceBuilder;
 
     use super::*;

@@ -4,10 +4,21 @@
 //! a client that is silent may keep its connection for long, one that has begun a request may
 //! not. So bytes and requests are counted beside hyper, and a connection that rests, or hangs, is
 //! retired or dropped from outside.
+//!
+//! # What one connection may hold
+//!
+//! Over HTTP/1 [`BUFFER_MAX`] of what it sent and as much of what it is sent, besides the piece of a
+//! body that is on its way (the budget of bodies counts that); over HTTP/2 [`WINDOW`] of what
+//! it sent, for all its streams together. An idle connection holds 8 KiB or less.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -32,12 +43,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::engine::Cause;
+use crate::s3::credit::Credit;
+use crate::s3::crowd::Crowd;
+use crate::s3::crowd::Place;
+use crate::s3::door::Peer;
+use crate::s3::rate::Client;
+use crate::s3::reply::Reply;
 use crate::s3::server::S3Service;
 
-/// Connections at a time; more wait in the system's backlog.
+/// Connections at a time; more wait in the system's backlog. Half as many as the process may have
+/// open files, where that is less: the rest is for the objects that they ask for.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
+/// Bytes that HTTP/1 reads ahead, and that wait to be written; a head must fit in it.
+const BUFFER_MAX: usize = 64 << 10;
+/// Bytes that an HTTP/2 client may send before we have taken them.
+const WINDOW: u32 = 256 << 10;
+/// How long a client may take for one piece of a body while others wait for memory.
+const SCARCE_MAX: Duration = Duration::from_secs(10);
 /// After a failed accept, for instance without free descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,9 +71,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Patience {
     /// From the first byte of a request's head to its last.
     pub(crate) head: Duration,
-    /// Without any request.
+    /// Without any request; where connections are scarce `head` is enough.
     pub(crate) idle: Duration,
-    /// While the client takes nothing of a response.
+    /// While the client takes nothing of a response; see [`Credit`] for one that takes little.
     pub(crate) blocked: Duration,
     /// How often one looks.
     pub(crate) look: Duration,
@@ -81,7 +106,9 @@ pub(crate) async fn serve_with(
     grace: impl FnOnce() -> Duration,
     patience: Patience,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let most = connections_max();
+    let room = Arc::new(Semaphore::new(most));
+    let crowd = Crowd::new(most);
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
     loop {
@@ -94,16 +121,24 @@ pub(crate) async fn serve_with(
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(err) => {
                 tracing::warn!(%err, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        let is_proxy = service.door().is_proxy(peer);
+        let Some(place) = crowd.enter(Client::of(peer), is_proxy) else {
+            // Best effort: the client may not have sent a word yet.
+            let _ = stream.try_write(&service.turn_away());
+            continue;
+        };
         let connection = Connection {
             service: service.clone(),
+            peer,
+            place,
             shutdown: shutdown.clone(),
             end: end.clone(),
             patience,
@@ -122,8 +157,17 @@ pub(crate) async fn serve_with(
     }
 }
 
+/// Connections that the process has descriptors for.
+fn connections_max() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
+    CONNECTIONS_MAX.min(half).max(1)
+}
+
 struct Connection {
     service: S3Service,
+    peer: IpAddr,
+    place: Place,
     shutdown: CancellationToken,
     /// No more patience at all.
     end: CancellationToken,
@@ -136,17 +180,19 @@ impl Connection {
         if let Err(err) = stream.set_nodelay(true) {
             tracing::debug!(%err, "TCP_NODELAY cannot be set");
         }
-        let pulse = Arc::new(Pulse::new());
+        let pulse = Arc::new(Pulse::new(self.patience.blocked));
         let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
-        let service = self.service;
+        let (service, peer, blocked) = (self.service.clone(), self.peer, self.patience.blocked);
         let beat = Arc::clone(&pulse);
-        let service = hyper::service::service_fn(move |request| {
+        let service = hyper::service::service_fn(move |mut request| {
             let busy = beat.begin();
             let service = service.clone();
+            request.extensions_mut().insert(Peer(peer));
             async move {
                 let is_asked = asks_to_continue(&request);
                 let is_empty = http_body::Body::is_end_stream(request.body());
-                let mut response = service.handle(request).await;
+                let mut response = service.handle(request, blocked).await;
+                busy.0.watch(response.body().watch());
                 if is_asked && (is_empty || !response.status().is_success()) {
                     close_after(&mut response);
                 }
@@ -155,18 +201,7 @@ impl Connection {
                 )
             }
         });
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.patience.idle)
-            .keep_alive(true);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .keep_alive_interval(self.patience.idle)
-            .keep_alive_timeout(self.patience.head);
+        let builder = protocols(&self.patience);
         let connection = builder.serve_connection(io, service);
         let mut connection = std::pin::pin!(connection);
         let mut look = tokio::time::interval(self.patience.look);
@@ -184,7 +219,7 @@ impl Connection {
                     retired = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = look.tick() => match pulse.verdict(&self.patience) {
+                _ = look.tick() => match self.look(&pulse) {
                     Verdict::Keep => {}
                     Verdict::Drop => return,
                     Verdict::Retire if retired => return,
@@ -196,6 +231,45 @@ impl Connection {
             }
         }
     }
+}
+
+impl Connection {
+    fn look(&self, pulse: &Pulse) -> Verdict {
+        let refusals = &self.service.door().refusals;
+        let is_scarce = self.service.door().is_memory_scarce();
+        let cut = pulse.cut_slow(if is_scarce { SCARCE_MAX } else { Duration::MAX });
+        (0..cut).for_each(|_| refusals.count(Cause::Slow));
+        if cut > 0 && !pulse.is_http2.load(Ordering::Acquire) {
+            // Its only response will not be whole.
+            return Verdict::Drop;
+        }
+        let mut patience = self.patience;
+        if self.place.is_crowded() {
+            patience.idle = patience.idle.min(patience.head);
+        }
+        pulse.verdict(&patience)
+    }
+}
+
+/// HTTP/1 and HTTP/2 within their limits.
+fn protocols(patience: &Patience) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.idle)
+        .max_buf_size(BUFFER_MAX)
+        .keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_send_buf_size(BUFFER_MAX)
+        .keep_alive_interval(patience.idle)
+        .keep_alive_timeout(patience.head);
+    builder
 }
 
 fn asks_to_continue<B>(request: &http::Request<B>) -> bool {
@@ -229,10 +303,14 @@ struct Pulse {
     /// HTTP/2 frames are no heads of requests.
     is_http2: AtomicBool,
     has_read: AtomicBool,
+    /// How long the client may take for the bytes that it is sent.
+    credit: Mutex<Credit>,
+    /// Responses that may be on their way.
+    replies: Mutex<Vec<Weak<Reply>>>,
 }
 
 impl Pulse {
-    fn new() -> Pulse {
+    fn new(blocked: Duration) -> Pulse {
         Pulse {
             began: Instant::now(),
             in_flight: AtomicUsize::new(0),
@@ -241,6 +319,8 @@ impl Pulse {
             blocked_since: AtomicU64::new(0),
             is_http2: AtomicBool::new(false),
             has_read: AtomicBool::new(false),
+            credit: Mutex::new(Credit::new(blocked, blocked)),
+            replies: Mutex::default(),
         }
     }
 
@@ -267,12 +347,29 @@ impl Pulse {
         }
     }
 
-    fn wrote(&self, is_pending: bool) {
-        if is_pending {
-            begin(&self.blocked_since, self.now());
-        } else {
-            self.blocked_since.store(0, Ordering::Release);
+    fn wrote(&self, poll: &Poll<io::Result<usize>>) {
+        let Poll::Ready(result) = poll else {
+            return begin(&self.blocked_since, self.now());
+        };
+        let since = self.blocked_since.swap(0, Ordering::AcqRel);
+        let mut credit = lock(&self.credit);
+        if since != 0 {
+            credit.spend(Duration::from_millis(self.now().saturating_sub(since)));
         }
+        credit.earn(*result.as_ref().unwrap_or(&0));
+    }
+
+    fn watch(&self, reply: Weak<Reply>) {
+        let mut replies = lock(&self.replies);
+        replies.retain(|reply| reply.strong_count() > 0);
+        replies.push(reply);
+    }
+
+    /// Takes responses back from a client that does not take them; how many.
+    fn cut_slow(&self, most: Duration) -> usize {
+        let replies: Vec<Arc<Reply>> =
+            lock(&self.replies).iter().filter_map(Weak::upgrade).collect();
+        replies.iter().filter(|reply| reply.cut_if_slow(most)).count()
     }
 
     fn verdict(&self, patience: &Patience) -> Verdict {
@@ -281,7 +378,7 @@ impl Pulse {
             let since = since.load(Ordering::Acquire);
             since != 0 && u128::from(now.saturating_sub(since)) >= most.as_millis()
         };
-        if lasted(&self.blocked_since, patience.blocked) {
+        if lasted(&self.blocked_since, lock(&self.credit).left()) {
             return Verdict::Drop;
         }
         if self.in_flight.load(Ordering::Acquire) > 0 {
@@ -292,6 +389,10 @@ impl Pulse {
         }
         if lasted(&self.idle_since, patience.idle) { Verdict::Retire } else { Verdict::Keep }
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Notes a moment, unless an earlier one is noted.
@@ -365,7 +466,7 @@ impl AsyncWrite for Watched {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.pulse.wrote(poll.is_pending());
+        self.pulse.wrote(&poll);
         poll
     }
 
@@ -375,7 +476,7 @@ impl AsyncWrite for Watched {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.pulse.wrote(poll.is_pending());
+        self.pulse.wrote(&poll);
         poll
     }
 

@@ -21,6 +21,10 @@ use crate::s3::convert::dates;
 
 /// Seconds after which a client may try again what could not be served now.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// The same where something must be deleted first, or the owner give more room.
+const RETRY_AFTER_FULL: HeaderValue = HeaderValue::from_static("60");
+/// The same where a limit of a day or a month is in the way: its owner may raise it at any time.
+const RETRY_AFTER_SPENT: HeaderValue = HeaderValue::from_static("900");
 
 /// A code of S3 with its status and a sentence for people.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,6 +155,11 @@ fn no_such_upload() -> Answer {
     )
 }
 
+fn parts_out_of_order() -> Answer {
+    let why = "The list of parts was not in ascending order. Parts must be ordered by part number.";
+    answer("InvalidPartOrder", 400, why)
+}
+
 fn no_setting(setting: Setting) -> Answer {
     match setting {
         Setting::Policy => answer("NoSuchBucketPolicy", 404, "The bucket policy does not exist"),
@@ -230,6 +239,8 @@ fn answer_to(err: &EngineError) -> Answer {
         }
         EngineError::NoSuchKey => answer("NoSuchKey", 404, "The specified key does not exist."),
         EngineError::NoSuchUpload => no_such_upload(),
+        // Only the operator names backends.
+        EngineError::NoSuchBackend => answer("InvalidRequest", 400, "There is no such backend."),
         EngineError::NoSuchAccessKey => answer("InvalidAccessKeyId", 403, "There is no such key."),
         EngineError::ConditionFailed | EngineError::SourceConditionFailed => answer(
             "PreconditionFailed",
@@ -244,25 +255,19 @@ fn answer_to(err: &EngineError) -> Answer {
         EngineError::NoSuchPart => {
             answer("InvalidPartNumber", 416, "The requested partnumber is not satisfiable")
         }
-        EngineError::TooLarge { .. } => answer(
+        EngineError::TooLarge { .. } => spelled_out(
             "EntityTooLarge",
-            400,
-            format!("Your proposed upload exceeds the maximum allowed size: {err}"),
+            "Your proposed upload exceeds the maximum allowed size",
+            err,
         ),
-        EngineError::InvalidPart { .. } => answer(
-            "InvalidPart",
-            400,
-            format!("One or more of the specified parts could not be found: {err}"),
-        ),
-        EngineError::InvalidPartOrder => answer(
-            "InvalidPartOrder",
-            400,
-            "The list of parts was not in ascending order. Parts must be ordered by part number.",
-        ),
-        EngineError::PartTooSmall { .. } => answer(
+        EngineError::InvalidPart { .. } => {
+            spelled_out("InvalidPart", "One or more of the specified parts could not be found", err)
+        }
+        EngineError::InvalidPartOrder => parts_out_of_order(),
+        EngineError::PartTooSmall { .. } => spelled_out(
             "EntityTooSmall",
-            400,
-            format!("Your proposed upload is smaller than the minimum allowed size: {err}"),
+            "Your proposed upload is smaller than the minimum allowed size",
+            err,
         ),
         EngineError::BadDigest(what) => answer(
             "BadDigest",
@@ -278,11 +283,19 @@ fn answer_to(err: &EngineError) -> Answer {
         EngineError::NoRoom { .. } => {
             answer("InsufficientStorage", 507, "There is not enough room to store this")
         }
+        EngineError::Spent => {
+            answer("SlowDown", 429, "A limit of the storage behind this object is reached.")
+        }
         EngineError::Busy => answer("SlowDown", 503, "Please reduce your request rate."),
         EngineError::Unavailable(_) | EngineError::Store(_) => {
             answer("ServiceUnavailable", 503, "Service is unable to handle request.")
         }
     }
+}
+
+/// A mistake of the client's, with what it was.
+fn spelled_out(code: &'static str, text: &str, err: &EngineError) -> Answer {
+    answer(code, 400, format!("{text}: {err}"))
 }
 
 fn answer_to_body(err: &BodyError) -> Answer {
@@ -338,6 +351,12 @@ fn headers_of(err: &EngineError, status: StatusCode) -> Option<HeaderMap> {
             let range = HeaderValue::try_from(format!("bytes */{size}")).expect("digits");
             headers.insert(header::CONTENT_RANGE, range);
         }
+        EngineError::NoRoom { .. } => {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_FULL);
+        }
+        EngineError::Spent => {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SPENT);
+        }
         _ if status == StatusCode::SERVICE_UNAVAILABLE => {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
@@ -349,6 +368,7 @@ fn headers_of(err: &EngineError, status: StatusCode) -> Option<HeaderMap> {
 
 fn log_causes(err: &EngineError) {
     match err {
+        _ if err.is_told() => tracing::debug!(error = chain(err), "a request could not be served"),
         EngineError::Unavailable(_) | EngineError::Store(_) => {
             tracing::error!(error = chain(err), "a request could not be served");
         }
@@ -394,6 +414,7 @@ mod tests {
             (EngineError::TooManyUploads, "SlowDown", 503),
             (EngineError::NoRoom { size: 1 }, "InsufficientStorage", 507),
             (EngineError::Unavailable(None), "ServiceUnavailable", 503),
+            (EngineError::Spent, "SlowDown", 429),
             (EngineError::Busy, "SlowDown", 503),
             (BodyError::Broken.into(), "IncompleteBody", 400),
             (BodyError::TooShort.into(), "IncompleteBody", 400),
@@ -421,6 +442,10 @@ mod tests {
         assert_eq!(headers[header::ETAG], format!("\"{}\"", "0".repeat(32)));
         assert_eq!(headers[header::LAST_MODIFIED], "Sun, 06 Nov 1994 08:49:37 GMT");
         assert!(engine(EngineError::Busy).headers().unwrap().contains_key(header::RETRY_AFTER));
+        let full = engine(EngineError::NoRoom { size: 1 });
+        assert_eq!(full.headers().unwrap()[header::RETRY_AFTER], "60");
+        let spent = engine(EngineError::Spent);
+        assert_eq!(spent.headers().unwrap()[header::RETRY_AFTER], "900");
         assert!(engine(EngineError::NoSuchKey).headers().is_none());
     }
 

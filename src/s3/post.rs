@@ -47,6 +47,8 @@ const BOUNDARY_MAX: usize = 70;
 pub(crate) struct PostForm {
     /// With the file's name in it.
     pub(crate) key: ObjectKey,
+    /// The id of the access key that signed it.
+    pub(crate) signer: String,
 }
 
 /// What the fields of a form are held against.
@@ -104,11 +106,11 @@ where
             }
         }
     };
-    let key = check(&mut head, &rules)?;
+    let (key, signer) = check(&mut head, &rules)?;
     let mut again = render(&head, &boundary).into_bytes();
     again.extend_from_slice(&start[head.file_at..]);
     body.push_front(Bytes::from(again));
-    Ok(PostForm { key })
+    Ok(PostForm { key, signer })
 }
 
 fn boundary(headers: &HeaderMap) -> Option<String> {
@@ -230,8 +232,9 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-/// Checks everything about the fields, and puts the file's name into the key.
-fn check(head: &mut Head, rules: &Rules<'_>) -> Result<ObjectKey, Refusal> {
+/// Checks everything about the fields, and puts the file's name into the key. Gives that, and who
+/// signed.
+fn check(head: &mut Head, rules: &Rules<'_>) -> Result<(ObjectKey, String), Refusal> {
     let get = |head: &Head, name: &str| {
         head.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone())
     };
@@ -250,7 +253,7 @@ fn check(head: &mut Head, rules: &Rules<'_>) -> Result<ObjectKey, Refusal> {
         })
     };
     let policy_text = need(head, "policy")?;
-    authenticate(
+    let signer = authenticate(
         &policy_text,
         &need(head, "x-amz-algorithm")?,
         &need(head, "x-amz-credential")?,
@@ -277,7 +280,7 @@ fn check(head: &mut Head, rules: &Rules<'_>) -> Result<ObjectKey, Refusal> {
         return Err(Refusal::bad_uri());
     }
     match ObjectKey::new(key) {
-        Ok(key) => Ok(key),
+        Ok(key) => Ok((key, signer)),
         Err(crate::model::key::KeyError::TooLong) => {
             Err(Refusal::bad("KeyTooLongError", "Your key is too long."))
         }
@@ -294,7 +297,7 @@ fn authenticate(
     date: &str,
     signature: &str,
     rules: &Rules<'_>,
-) -> Result<(), Refusal> {
+) -> Result<String, Refusal> {
     if algorithm != "AWS4-HMAC-SHA256" {
         return Err(Refusal::invalid_argument(
             "x-amz-algorithm",
@@ -328,7 +331,7 @@ fn authenticate(
     if given.is_none_or(|given| hmac::verify(&key, policy.as_bytes(), &given).is_err()) {
         return Err(signature_mismatch());
     }
-    Ok(())
+    Ok(scope.key.to_owned())
 }
 
 fn check_policy(text: &str, head: &Head, rules: &Rules<'_>) -> Result<(), Refusal> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::Method;
 use http::Response;
+use http::StatusCode;
 use http::header;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
@@ -67,6 +68,11 @@ pub(crate) fn complete(
     let value = HeaderValue::from_str(&id.0).expect("hexadecimal digits are a header value");
     response.headers_mut().insert(REQUEST_ID, value);
     let status = response.status();
+    if let Some(seconds) = retry_after(status)
+        && !response.headers().contains_key(header::RETRY_AFTER)
+    {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     if !status.is_client_error() && !status.is_server_error() {
         return;
     }
@@ -80,6 +86,24 @@ pub(crate) fn complete(
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = s3s::Body::from(xml);
     }
+}
+
+/// Seconds after which it is worth another try, where the answer is about now and not about the
+/// request. Room and allowances come back more slowly than services do.
+fn retry_after(status: StatusCode) -> Option<u64> {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => Some(5),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Some(60),
+        _ => None,
+    }
+}
+
+/// Whether a response that is not completed yet is the error with this code.
+pub(crate) fn is_error(response: &Response<s3s::Body>, code: &str) -> bool {
+    let body = response.body().bytes();
+    let xml = body.as_deref().and_then(|body| std::str::from_utf8(body).ok());
+    xml.and_then(|xml| xml.split_once("<Code>")?.1.split_once("</Code>"))
+        .is_some_and(|(found, _)| found == code)
 }
 
 /// The error with what it lacks; `None` when this is no error of S3's form.

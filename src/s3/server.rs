@@ -6,23 +6,22 @@
 //!   never serves everyone.
 //! - A request keeps the settings that it began with.
 //! - A panic costs the request that it happens in and nothing else.
+//! - What a request holds is given back with its last work: with its body, with the task of its
+//!   write; at once when it is refused.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Context;
-use std::task::Poll;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::Method;
 use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
 use http_body::Body as _;
-use http_body::Frame;
-use http_body::SizeHint;
 use s3s::config::S3Config;
 use s3s::config::StaticConfigProvider;
 use s3s::service::S3ServiceBuilder;
@@ -30,10 +29,17 @@ use tokio::sync::Semaphore;
 
 use crate::base::Clock;
 use crate::base::limits;
+use crate::engine::Cause;
 use crate::engine::Engine;
+use crate::engine::Held;
 use crate::s3::access::Access;
 use crate::s3::auth::Auth;
 use crate::s3::auth::Keys;
+use crate::s3::door::Door;
+use crate::s3::door::Intent;
+use crate::s3::door::Peer;
+use crate::s3::door::SOON;
+use crate::s3::door::slow_down;
 use crate::s3::finish::Finish;
 use crate::s3::guard;
 use crate::s3::guard::Admitted;
@@ -46,6 +52,8 @@ use crate::s3::guard::refusal::Refusal;
 use crate::s3::host::Hosts;
 use crate::s3::ops::Larder;
 use crate::s3::post;
+use crate::s3::rate::RateSettings;
+use crate::s3::reply::ReplyBody;
 use crate::s3::request_id;
 use crate::s3::request_id::RequestId;
 use crate::s3::request_id::RequestIds;
@@ -54,11 +62,13 @@ use crate::s3::request_id::RequestIds;
 const FORMS_MAX: usize = 4;
 /// Forms at a time whose fields are read: nobody has signed for that memory yet.
 pub(crate) const FORM_HEADS_MAX: usize = 128;
+/// Refused requests at a time whose bodies are read all the same; others may miss why.
+const DRAINS_MAX: usize = 256;
 /// Bytes that a form may have besides its file.
 const FORM_OVERHEAD_MAX: u64 = 128 * 1024;
 
 /// What the owner chooses of the S3 side.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct S3Settings {
     /// The only region that signatures may name.
     pub region: String,
@@ -66,6 +76,7 @@ pub struct S3Settings {
     pub domain: Option<String>,
     /// Bytes of a file that comes in a browser's form; it is held in memory.
     pub post_form_max: u64,
+    pub rate: RateSettings,
 }
 
 /// The service of one listener. Cloning it shares it.
@@ -81,8 +92,10 @@ struct Inner {
     keys: Arc<dyn Keys>,
     clock: Clock,
     ids: RequestIds,
+    door: Arc<Door>,
     forms: Semaphore,
     form_heads: Semaphore,
+    drains: Semaphore,
 }
 
 /// The settings, and the service that was made for them.
@@ -95,13 +108,18 @@ impl S3Service {
     pub fn new(engine: Arc<Engine>, settings: S3Settings) -> S3Service {
         let clock = engine.clock.clone();
         let keys = Arc::clone(&engine) as Arc<dyn Keys>;
-        let larder =
-            move |settings: &S3Settings| Larder::new(Arc::clone(&engine), settings.region.clone());
-        S3Service::assemble(larder, keys, clock, settings)
+        let larder = {
+            let engine = Arc::clone(&engine);
+            move |settings: &S3Settings| Larder::new(Arc::clone(&engine), settings.region.clone())
+        };
+        let (admission, refusals) = (Arc::clone(&engine.admission), Arc::clone(&engine.refusals));
+        let door = Door::new(admission, refusals, engine.budget.clone(), &settings.rate);
+        S3Service::assemble(larder, keys, door, clock, settings)
     }
 
     /// Requests that begin from now on see `settings`.
     pub fn reload(&self, settings: S3Settings) {
+        self.inner.door.reload(&settings.rate);
         let s3s = (self.inner.make)(&settings);
         self.inner.generation.store(Arc::new(Generation { settings, s3s }));
     }
@@ -109,16 +127,18 @@ impl S3Service {
     pub(crate) fn assemble<S: s3s::S3>(
         s3: impl Fn(&S3Settings) -> S + Send + Sync + 'static,
         keys: Arc<dyn Keys>,
+        door: Door,
         clock: Clock,
         settings: S3Settings,
     ) -> S3Service {
-        let secrets = Arc::clone(&keys);
+        let door = Arc::new(door);
+        let (secrets, admits) = (Arc::clone(&keys), Arc::clone(&door));
         let make = move |settings: &S3Settings| {
             let mut builder = S3ServiceBuilder::new(s3(settings));
             let config = Arc::new(s3s_config(settings));
             builder.set_config(Arc::new(StaticConfigProvider::new(config)));
             builder.set_auth(Auth { keys: Arc::clone(&secrets) });
-            builder.set_access(Access { keys: Arc::clone(&secrets) });
+            builder.set_access(Access { keys: Arc::clone(&secrets), door: Arc::clone(&admits) });
             builder.set_host(Hosts { domain: settings.domain.clone() });
             builder.build()
         };
@@ -130,14 +150,25 @@ impl S3Service {
                 keys,
                 clock,
                 ids: RequestIds::new(),
+                door,
                 forms: Semaphore::new(FORMS_MAX),
                 form_heads: Semaphore::new(FORM_HEADS_MAX),
+                drains: Semaphore::new(DRAINS_MAX),
             }),
         }
     }
 
-    /// Answers one request.
-    pub(crate) async fn handle<B>(&self, request: Request<B>) -> Response<SafeBody>
+    /// What lets requests in.
+    pub(crate) fn door(&self) -> &Door {
+        &self.inner.door
+    }
+
+    /// Answers one request. A client that takes nothing of the answer for `patience` loses it.
+    pub(crate) async fn handle<B>(
+        &self,
+        request: Request<B>,
+        patience: Duration,
+    ) -> Response<ReplyBody>
     where
         B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
     {
@@ -149,16 +180,60 @@ impl S3Service {
         let sends = !request.headers().contains_key(header::EXPECT);
         let request = request.map(Shared::new);
         let rest = request.body().clone();
-        let answer = AssertUnwindSafe(self.answer(request, &id)).catch_unwind().await;
+        let held = Held::default();
+        let answer = held.clone().scope(self.answer(request, &id));
+        let answer = AssertUnwindSafe(answer).catch_unwind().await;
         let mut response = answer.unwrap_or_else(|_| {
             tracing::error!(request = id.0, %method, "a request panicked");
             internal_error().response()
         });
-        if sends && (response.status().is_client_error() || response.status().is_server_error()) {
-            rest.drain().await;
+        let mut held = Some(held);
+        if response.status().is_client_error() || response.status().is_server_error() {
+            self.count(&response, held.take().is_some_and(|held| held.is_admitted()));
+            if sends && let Ok(_turn) = self.inner.drains.try_acquire() {
+                rest.drain().await;
+            }
         }
         request_id::complete(&mut response, &method, &resource, &id);
-        response.map(SafeBody)
+        response.map(|body| ReplyBody::new(body, held, patience))
+    }
+
+    /// Counts what was turned away after its admission; what was not admitted is counted already.
+    fn count(&self, error: &Response<s3s::Body>, is_admitted: bool) {
+        let cause = match error.status() {
+            _ if !is_admitted => None,
+            StatusCode::INSUFFICIENT_STORAGE => Some(Cause::NoRoom),
+            StatusCode::TOO_MANY_REQUESTS => Some(Cause::Allowance),
+            StatusCode::SERVICE_UNAVAILABLE if request_id::is_error(error, "SlowDown") => {
+                Some(Cause::Busy)
+            }
+            StatusCode::SERVICE_UNAVAILABLE => Some(Cause::Unavailable),
+            StatusCode::BAD_REQUEST if request_id::is_error(error, "RequestTimeout") => {
+                Some(Cause::Slow)
+            }
+            _ => None,
+        };
+        if let Some(cause) = cause {
+            self.inner.door.refusals.count(cause);
+        }
+    }
+
+    /// What an address with too many connections is told, as bytes: nothing of it was read.
+    pub(crate) fn turn_away(&self) -> Vec<u8> {
+        let id = self.inner.ids.next();
+        self.inner.door.refusals.count(Cause::Connection);
+        let mut response = slow_down(SOON).response();
+        request_id::complete(&mut response, &Method::GET, "/", &id);
+        let body = response.body().bytes().unwrap_or_default();
+        let mut text = format!(
+            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in response.headers() {
+            text.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+        }
+        text.push_str("\r\n");
+        [text.as_bytes(), &body].concat()
     }
 
     async fn answer<B>(&self, request: Request<B>, id: &RequestId) -> Response<s3s::Body>
@@ -186,6 +261,9 @@ impl S3Service {
         let generation = inner.generation.load_full();
         let settings = &generation.settings;
         let (mut parts, body) = request.into_parts();
+        if let Some(&Peer(peer)) = parts.extensions.get() {
+            inner.door.check_address(peer, &parts.headers)?;
+        }
         parts.extensions.insert(id.clone());
         let admitted = guard::admit(&mut parts, settings, &inner.clock, &*inner.keys)?;
         match admitted {
@@ -209,11 +287,14 @@ impl S3Service {
                 let mut body = GuardBody::new(body, None, BODY_IDLE_MAX);
                 let (clock, keys) = (&inner.clock, &*inner.keys);
                 let rules = post::Rules { bucket: &bucket, settings, clock, keys };
-                let head = inner.form_heads.try_acquire().map_err(|_| busy())?;
+                let head = inner.form_heads.try_acquire();
+                let head = head.map_err(|_| inner.door.refuse_unsigned())?;
                 let form = post::admit(&parts.headers, &mut body, rules).await?;
                 drop(head);
+                inner.door.check_key(&form.signer)?;
+                inner.door.admit(Intent::Write, None).await?;
                 parts.extensions.insert(form);
-                let _room = inner.forms.try_acquire().map_err(|_| busy())?;
+                let _room = inner.forms.try_acquire().map_err(|_| slow_down(SOON))?;
                 generation.call(parts, body).await
             }
         }
@@ -270,43 +351,10 @@ fn check_form_length(headers: &http::HeaderMap, settings: &S3Settings) -> Result
         .with("MaxSizeAllowed", settings.post_form_max.to_string()))
 }
 
-fn busy() -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", "Please reduce your request rate.")
-}
-
 fn internal_error() -> Refusal {
     Refusal::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "InternalError",
         "We encountered an internal error. Please try again.",
     )
-}
-
-/// A response's body that ends in an error where making it panics.
-pub(crate) struct SafeBody(s3s::Body);
-
-impl http_body::Body for SafeBody {
-    type Data = Bytes;
-    type Error = s3s::StdError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, s3s::StdError>>> {
-        let body = Pin::new(&mut self.0);
-        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx)));
-        poll.unwrap_or_else(|_| {
-            tracing::error!("a response's body panicked");
-            self.0 = s3s::Body::empty();
-            Poll::Ready(Some(Err("the response cannot be finished".into())))
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
 }

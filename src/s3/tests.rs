@@ -1,6 +1,8 @@
 //! The S3 side over a real socket: guard and s3s in front of objects in memory, driven by requests
 //! written by hand, most of them wrong.
 
+mod protection;
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,9 +26,13 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::base::Budget;
 use crate::base::Clock;
 use crate::base::Timestamp;
+use crate::engine::Admission;
+use crate::engine::AdmissionSettings;
 use crate::engine::BodyError;
+use crate::engine::Refusals;
 use crate::model::AccessKey;
 use crate::model::Grant;
 use crate::model::Grants;
@@ -37,6 +43,7 @@ use crate::s3::body_error::BodyFacts;
 use crate::s3::body_error::body_error;
 use crate::s3::connection::Patience;
 use crate::s3::connection::serve_with;
+use crate::s3::door::Door;
 use crate::s3::request_id::RequestId;
 use crate::s3::server::FORM_HEADS_MAX;
 use crate::s3::server::S3Service;
@@ -62,6 +69,17 @@ struct Memory {
     /// Lets a GET of `slow` go on.
     release: Arc<tokio::sync::Notify>,
     slow_began: Arc<tokio::sync::Notify>,
+}
+
+/// As the engine gives it: what is large comes bit by bit.
+fn in_pieces(data: Vec<u8>) -> StreamingBlob {
+    if data.len() <= 1 << 20 {
+        return StreamingBlob::from(s3s::Body::from(data));
+    }
+    let data = bytes::Bytes::from(data);
+    let pieces = (0..data.len()).step_by(1 << 20);
+    let pieces = pieces.map(move |at| data.slice(at..data.len().min(at + (1 << 20))));
+    StreamingBlob::wrap(futures_util::stream::iter(pieces.map(Ok::<_, std::io::Error>)))
 }
 
 fn body_failure(err: &BodyError) -> S3Error {
@@ -115,7 +133,7 @@ impl S3 for Memory {
         let data = data.ok_or_else(|| S3Error::new(S3ErrorCode::NoSuchKey))?;
         Ok(S3Response::new(GetObjectOutput {
             content_length: Some(data.len() as i64),
-            body: Some(StreamingBlob::from(s3s::Body::from(data))),
+            body: Some(in_pieces(data)),
             ..GetObjectOutput::default()
         }))
     }
@@ -148,6 +166,8 @@ struct Bench {
     address: SocketAddr,
     service: S3Service,
     memory: Memory,
+    admission: Arc<Admission>,
+    refusals: Arc<Refusals>,
     shutdown: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
@@ -213,14 +233,25 @@ impl Bench {
             region: REGION.into(),
             domain: Some("s3.test".into()),
             post_form_max: 1000,
+            rate: crate::s3::RateSettings::default(),
         };
         let memory = Memory::default();
+        let refusals = Arc::new(Refusals::default());
+        let admission = Admission::new(AdmissionSettings::default(), Arc::clone(&refusals));
+        let admission = Arc::new(admission);
+        let door = Door::new(
+            Arc::clone(&admission),
+            Arc::clone(&refusals),
+            Budget::new(64 << 20),
+            &settings.rate,
+        );
         let service = S3Service::assemble(
             {
                 let memory = memory.clone();
                 move |_: &S3Settings| memory.clone()
             },
             Arc::new(keys),
+            door,
             Clock::system(),
             settings,
         );
@@ -230,7 +261,7 @@ impl Bench {
         let serving =
             serve_with(listener, service.clone(), shutdown.clone(), move || grace, patience);
         let server = tokio::spawn(serving);
-        Bench { address, service, memory, shutdown, server }
+        Bench { address, service, memory, admission, refusals, shutdown, server }
     }
 
     /// A request to be signed: host, date and hash of the body are there.
@@ -1098,7 +1129,12 @@ async fn forms_of_strangers_take_a_bounded_room() {
 #[tokio::test]
 async fn a_reload_counts_from_the_next_request() {
     let bench = Bench::new().await;
-    let settings = S3Settings { region: "there-1".into(), domain: None, post_form_max: 1000 };
+    let settings = S3Settings {
+        region: "there-1".into(),
+        domain: None,
+        post_form_max: 1000,
+        rate: crate::s3::RateSettings::default(),
+    };
     bench.service.reload(settings);
     let draft = bench.draft("PUT", "/bbb/k", "UNSIGNED-PAYLOAD");
     let answer = bench.signed(draft.clone(), b"x").await;

@@ -18,17 +18,17 @@ use super::error::StoreError;
 use super::ledger::Column;
 use super::ledger::Ledger;
 use super::ledger::Turn;
+use super::queue::Lane;
 use super::replica::Choose;
 use super::replica::FailedWrite;
 use super::replica::Intent;
 use super::replica::ReplicaRow;
-use super::replica::WRITING_BEFORE;
+use super::replica::WRITING_BETWEEN;
 use super::replica::intent_condemn_in_tx;
 use super::replica::intent_in_tx;
 use super::replica::replica_in_tx;
 use super::replica::replicas_in_tx;
 use super::sql::Sql;
-use super::writer::Lane;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
@@ -96,6 +96,31 @@ impl Store {
         .await
     }
 
+    /// Whether blobs of these sizes would be placed now. Asked of a reader, it records nothing.
+    pub async fn blobs_fit(
+        &self,
+        bucket: BucketId,
+        sizes: Vec<u64>,
+        mut choose: Choose,
+    ) -> Result<(), StoreError> {
+        self.read(move |sql| {
+            let row = bucket_in_tx(sql, bucket)?;
+            if row.quota.is_some_and(|quota| sizes.iter().sum::<u64>() > quota) {
+                return Err(StoreError::BucketQuota);
+            }
+            let mut ledger = Ledger::read_in_tx(sql)?;
+            for size in sizes {
+                let targets = choose(&ledger.rows, size, &[]).unwrap_or_default();
+                let fit = targets.iter().all(|t| ledger.reserve(t.backend, size).is_some());
+                if targets.is_empty() || !fit {
+                    return Err(StoreError::NoRoom { size });
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Gives up blobs that no commit took: their intents are condemned, reserved bytes become
     /// orphan bytes. Those that a commit took are left alone.
     pub async fn blobs_abandon(
@@ -103,7 +128,7 @@ impl Store {
         blobs: Vec<(BlobId, Vec<FailedWrite>)>,
     ) -> Result<(), StoreError> {
         let now = self.shared().clock.now();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             let mut turn = Turn::begin(tx, now);
             for (blob, failed) in &blobs {
                 blob_drop_in_tx(tx, &mut turn, *blob, &[], failed)?;
@@ -132,7 +157,7 @@ impl Store {
         let mut total = 0;
         loop {
             let (some, is_more) = self
-                .write(Lane::Work, Need::Durable, move |tx| settle_in_tx(tx, first, now))
+                .free(Lane::Work, Need::Durable, move |tx| settle_in_tx(tx, 0, first, now))
                 .await?;
             total += some;
             if !is_more {
@@ -374,14 +399,20 @@ pub(super) fn blob_deficit_in_tx(
     Ok(())
 }
 
-pub(super) const DROPPED_BEFORE: &str =
-    "SELECT id FROM blobs WHERE due < 0 AND refs = 0 AND id < ?1 LIMIT ?2";
+pub(super) const DROPPED_BETWEEN: &str =
+    "SELECT id FROM blobs WHERE due < 0 AND refs = 0 AND id >= ?1 AND id < ?2 LIMIT ?3";
 
-/// How many intents it condemned, and whether there may be more.
-fn settle_in_tx(tx: &mut Tx<'_>, first: u64, now: Timestamp) -> Result<(u64, bool), StoreError> {
-    let rows = tx.all(WRITING_BEFORE, (first, WORK_ROWS_MAX), ReplicaRow::read)?;
-    let dropped: Vec<BlobId> =
-        tx.all(DROPPED_BEFORE, (first, WORK_ROWS_MAX), |row| Ok(BlobId(row.get(0)?)))?;
+/// Condemns intents with ids from `first` to below `end`, which have no writer: how many, and
+/// whether there may be more.
+pub(super) fn settle_in_tx(
+    tx: &mut Tx<'_>,
+    first: u64,
+    end: u64,
+    now: Timestamp,
+) -> Result<(u64, bool), StoreError> {
+    let some = (first, end, WORK_ROWS_MAX);
+    let rows = tx.all(WRITING_BETWEEN, some, ReplicaRow::read)?;
+    let dropped: Vec<BlobId> = tx.all(DROPPED_BETWEEN, some, |row| Ok(BlobId(row.get(0)?)))?;
     let is_more = rows.len() == WORK_ROWS_MAX || dropped.len() == WORK_ROWS_MAX;
     if rows.is_empty() && dropped.is_empty() {
         return Ok((0, false));

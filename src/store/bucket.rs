@@ -9,17 +9,21 @@ use std::sync::Arc;
 
 use super::Store;
 use super::error::StoreError;
+use super::part::part_in_tx;
 use super::placement::placement_in_tx;
 use super::placement::placement_read;
+use super::queue::Lane;
 use super::sql::Sql;
-use super::writer::Lane;
+use super::version::current_in_tx;
 use super::writer::Need;
 use crate::base::Timestamp;
 use crate::model::Bucket;
 use crate::model::BucketId;
 use crate::model::BucketName;
+use crate::model::ObjectKey;
 use crate::model::Placement;
 use crate::model::PlacementId;
+use crate::model::UploadId;
 
 #[derive(Clone, Debug)]
 pub struct DeclaredBucket {
@@ -52,7 +56,7 @@ impl Store {
     /// `BucketNotEmpty` while it has objects or active uploads.
     pub async fn bucket_delete(&self, name: &BucketName) -> Result<(), StoreError> {
         let name = name.clone();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             let (id, is_declared) =
                 bucket_id_in_tx(**tx, &name)?.ok_or(StoreError::NoSuchBucket)?;
             if is_declared {
@@ -66,6 +70,26 @@ impl Store {
             // What its maker was given for it goes along.
             tx.marks.keys = true;
             Ok(())
+        })
+        .await
+    }
+
+    /// `BucketQuota` when a commit of `size` bytes at `key`, or as this part of an upload, would be
+    /// refused for it now.
+    pub async fn bucket_admits(
+        &self,
+        bucket: BucketId,
+        key: ObjectKey,
+        part: Option<(UploadId, u32)>,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        self.read(move |sql| {
+            let row = bucket_in_tx(sql, bucket)?;
+            let freed = match part {
+                Some((upload, number)) => part_in_tx(sql, upload, number)?.map(|part| part.size),
+                None => current_in_tx(sql, bucket, &key)?.map(|current| current.size),
+            };
+            row.admit(size, freed.unwrap_or(0))
         })
         .await
     }

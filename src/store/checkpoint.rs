@@ -3,6 +3,14 @@
 //! A thread of its own looks at the log while there are writes. It checkpoints when the log has
 //! grown past [`LOG_WANTED`] and once more when writes have ceased, and then sleeps until the next
 //! write: an idle store writes nothing. At [`LOG_MAX`] the writer waits for it.
+//!
+//! # On a full disk
+//!
+//! What the log has of new pages may not fit into the database: the ballast is for that, too.
+//! It goes there first: then the log needs none. As long as the ballast is out the log is checkpointed soon after every write and keeps its
+//! length, so that the next transactions go where the last ones were and need no room; unless its
+//! own length is all that the ballast lacks. When the store closes then, the log and its index
+//! stay for the next start.
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +24,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use rusqlite::Connection;
+use rusqlite::Row;
+use rusqlite::config::DbConfig;
+
 use super::connection::Slot;
 use super::connection::held;
 use super::error::StoreError;
 use super::shared::Shared;
+use super::writer::is_full;
 
 const LOG_WANTED: u64 = 64 << 20;
 const LOG_MAX: u64 = 512 << 20;
@@ -79,7 +92,8 @@ impl Wal {
         self.changed.notify_all();
     }
 
-    fn measure(&self) -> u64 {
+    /// Bytes of the file.
+    pub(super) fn measure(&self) -> u64 {
         let bytes = fs::metadata(&self.log).map_or(0, |meta| meta.len());
         self.bytes.store(bytes, Ordering::Release);
         bytes
@@ -108,20 +122,28 @@ pub(super) fn run(shared: &Shared) {
     let wal = &shared.wal;
     let mut last_write = Instant::now();
     let mut is_wanted = false;
+    let mut has_failed = false;
     while if is_wanted { wal.rest() } else { wal.wait_for_write() } {
-        if wal.is_dirty.swap(false, Ordering::AcqRel) {
+        let is_dirty = wal.is_dirty.swap(false, Ordering::AcqRel);
+        if is_dirty {
             is_wanted = true;
             last_write = Instant::now();
         }
-        if wal.measure() <= LOG_WANTED && last_write.elapsed() < IDLE {
+        let is_long = wal.measure() > LOG_WANTED;
+        let is_soon = is_dirty && shared.dir.ballast.is_out();
+        if !is_soon && !is_long && last_write.elapsed() < IDLE {
             continue;
         }
         // Where a reader is in the way or the disk is full, it is tried again.
-        is_wanted = !checkpoint(shared, &slot).unwrap_or_else(|err| {
-            tracing::warn!(error = ?err, "the write-ahead log could not be checkpointed");
+        let done = checkpoint(shared, &slot);
+        is_wanted = !done.as_ref().is_ok_and(|is_empty| *is_empty);
+        if let Err(err) = &done {
+            if !has_failed {
+                tracing::warn!(error = ?err, "the write-ahead log cannot be checkpointed");
+            }
             *held(&slot) = None;
-            false
-        });
+        }
+        has_failed = done.is_err();
         last_write = Instant::now();
         wal.measure();
         let _closed = held(&wal.is_closed);
@@ -131,11 +153,35 @@ pub(super) fn run(shared: &Shared) {
     if let Err(err) = checkpoint(shared, &slot) {
         tracing::warn!(error = ?err, "the write-ahead log stays until the next start");
     }
-    *held(&slot) = None;
+    if let Some(conn) = held(&slot).take()
+        && !shared.dir.ballast.is_out()
+    {
+        // The last connection takes the log and its index along.
+        let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+    }
 }
 
-/// True when the log is empty now. Most of the work is done without keeping the writer out.
+/// Checkpoints, with the help of the ballast where the disk is full; true when nothing is left in
+/// the log.
 fn checkpoint(shared: &Shared, slot: &Slot) -> Result<bool, StoreError> {
+    loop {
+        let done = try_checkpoint(shared, slot);
+        let Err(err) = &done else { return done };
+        let ballast = &shared.dir.ballast;
+        if !is_full(err) && !ballast.is_disk_full() {
+            return done;
+        }
+        let has_given = ballast.give();
+        // It is the writer who looks for the end of it.
+        shared.queue.nudge();
+        if !has_given {
+            return done;
+        }
+    }
+}
+
+/// Most of the work is done without keeping the writer out.
+fn try_checkpoint(shared: &Shared, slot: &Slot) -> Result<bool, StoreError> {
     let mut guard = held(slot);
     if guard.is_none() {
         let conn = shared.connections.open_writer()?;
@@ -143,7 +189,21 @@ fn checkpoint(shared: &Shared, slot: &Slot) -> Result<bool, StoreError> {
         *guard = Some(conn);
     }
     let Some(conn) = guard.as_ref() else { return Ok(false) };
-    let busy = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
-    busy("PRAGMA wal_checkpoint(PASSIVE)")?;
-    Ok(busy("PRAGMA wal_checkpoint(TRUNCATE)")? == 0)
+    let is_done = copy(conn)?;
+    let (ballast, length) = (&shared.dir.ballast, shared.wal.measure());
+    if ballast.is_out() && length <= LOG_WANTED && !ballast.would_fit(length) {
+        return Ok(is_done);
+    }
+    let busy = |row: &Row<'_>| row.get::<_, i64>(0);
+    Ok(conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], busy)? == 0)
+}
+
+/// Copies what it can from the log into the database, and neither waits nor lets wait. True when
+/// that was all: the next transaction begins at the start of the log then, in room that is there.
+pub(super) fn copy(conn: &Connection) -> Result<bool, StoreError> {
+    // Whether somebody was in the way, the pages in the log, and those of them that are done.
+    let (busy, pages, done) = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+    })?;
+    Ok(busy == 0 && pages == done)
 }

@@ -16,8 +16,8 @@ use super::Store;
 use super::error::StoreError;
 use super::ledger::Column;
 use super::ledger::Turn;
+use super::queue::Lane;
 use super::replica::ReplicaRow;
-use super::writer::Lane;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
@@ -84,9 +84,9 @@ impl Store {
         let now = self.shared().clock.now();
         for some in ids.chunks(WORK_ROWS_MAX) {
             let some = some.to_vec();
-            self.write(Lane::Work, Need::Durable, move |tx| {
+            self.free(Lane::Work, Need::Durable, move |tx| {
                 let mut turn = Turn::begin(tx, now);
-                for id in some {
+                for &id in &some {
                     forget_in_tx(tx, &mut turn, id)?;
                 }
                 turn.end(tx)
@@ -99,7 +99,7 @@ impl Store {
     /// Not deleted: tried again after `min(1 min · 2^attempts, 24 h)`; parked after ten failures.
     pub async fn condemned_failed(&self, id: u64, why: String) -> Result<(), StoreError> {
         let now = self.shared().clock.now();
-        self.write(Lane::Work, Need::Durable, move |tx| {
+        self.free(Lane::Work, Need::Durable, move |tx| {
             let attempts: Option<u32> =
                 tx.one("SELECT attempts FROM condemned WHERE id = ?1", [id], |row| row.get(0))?;
             let Some(attempts) = attempts else { return Ok(()) };
@@ -124,8 +124,8 @@ impl Store {
         let due = self.shared().clock.now().plus(pause);
         for some in ids.chunks(WORK_ROWS_MAX) {
             let some = some.to_vec();
-            self.write(Lane::Work, Need::Recorded, move |tx| {
-                for id in some {
+            self.free(Lane::Work, Need::Recorded, move |tx| {
+                for &id in &some {
                     tx.run(
                         "UPDATE condemned SET due = ?2 WHERE id = ?1 AND due IS NOT NULL",
                         (id, due.0),

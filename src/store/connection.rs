@@ -8,7 +8,9 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::MAIN_DB;
 use rusqlite::OpenFlags;
+use rusqlite::config::DbConfig;
 
 use super::Durability;
 use super::error::StoreError;
@@ -42,6 +44,10 @@ impl Connections {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&self.database, flags)?;
         conn.busy_timeout(LOCK_WAIT)?;
+        // SQLite is content with what a read-only file system lets it have, and would stay so.
+        if conn.is_readonly(MAIN_DB)? {
+            return Err(StoreError::Unavailable(Some("the file system is read-only".into())));
+        }
         let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             return Err(StoreError::Open("the database cannot be put into WAL mode".to_owned()));
@@ -50,6 +56,10 @@ impl Connections {
         conn.pragma_update(None, "foreign_keys", true)?;
         conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         conn.pragma_update(None, "synchronous", self.synchronous(true))?;
+        // What a savepoint takes back is remembered in memory: the disk for it may be full.
+        conn.pragma_update(None, "temp_store", "MEMORY")?;
+        // On a full disk a log and its index that went could not be made again.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         #[cfg(target_vendor = "apple")]
         {
             conn.pragma_update(None, "fullfsync", true)?;

@@ -1,4 +1,4 @@
-//! The data directory: made, checked, locked; and the host key in it.
+//! The data directory: made, checked, locked; and the host key and the ballast in it.
 
 use std::fs;
 use std::fs::File;
@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
+use super::ballast::Ballast;
 use super::connection::held;
 use super::error::StoreError;
 use crate::base::FileLock;
@@ -27,11 +28,13 @@ pub(super) const HOST_KEY_LEN: usize = 32;
 pub(super) struct DataDir {
     pub(super) database: PathBuf,
     pub(super) host_key: [u8; HOST_KEY_LEN],
+    pub(super) ballast: Ballast,
     lock: Mutex<Option<FileLock>>,
 }
 
 impl DataDir {
-    pub(super) fn take(dir: &Path) -> Result<DataDir, StoreError> {
+    /// `ballast` is the size that the ballast shall have.
+    pub(super) fn take(dir: &Path, ballast: u64) -> Result<DataDir, StoreError> {
         let shown = dir.display();
         let failed = |what: &str, err: std::io::Error| {
             StoreError::Open(format!("the data directory {shown} {what}: {err}"))
@@ -65,7 +68,8 @@ impl DataDir {
             .mode(0o600)
             .open(&database)
             .map_err(|err| failed("does not take a database", err))?;
-        Ok(DataDir { database, host_key, lock: Mutex::new(Some(lock)) })
+        let ballast = Ballast::find(dir, ballast);
+        Ok(DataDir { database, host_key, ballast, lock: Mutex::new(Some(lock)) })
     }
 
     /// Nothing may be written into it any more.
@@ -156,24 +160,24 @@ mod tests {
     fn the_directory_is_private_and_has_one_owner() {
         let outer = tempfile::tempdir().unwrap();
         let dir = outer.path().join("a/b");
-        let first = DataDir::take(&dir).unwrap();
+        let first = DataDir::take(&dir, 0).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&dir), 0o700);
         assert_eq!(mode(&dir.join(HOST_KEY)), 0o600);
         assert_eq!(mode(&dir.join(DATABASE)), 0o600);
-        let err = DataDir::take(&dir).unwrap_err();
+        let err = DataDir::take(&dir, 0).unwrap_err();
         assert!(err.to_string().contains("another Larder is running"), "{err}");
         let key = first.host_key;
         drop(first);
-        assert_eq!(DataDir::take(&dir).unwrap().host_key, key);
+        assert_eq!(DataDir::take(&dir, 0).unwrap().host_key, key);
     }
 
     #[test]
     fn a_lost_host_key_is_not_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::take(dir.path()).unwrap());
+        drop(DataDir::take(dir.path(), 0).unwrap());
         fs::remove_file(dir.path().join(HOST_KEY)).unwrap();
-        assert!(DataDir::take(dir.path()).is_err());
+        assert!(DataDir::take(dir.path(), 0).is_err());
     }
 
     #[cfg(target_os = "linux")]

@@ -11,8 +11,8 @@ use super::key::key_put_in_tx;
 use super::key::seal;
 use super::placement::default_in_tx;
 use super::placement::placement_in_tx;
+use super::queue::Lane;
 use super::sql::Sql;
-use super::writer::Lane;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
@@ -44,7 +44,8 @@ pub struct Declaration {
 }
 
 impl Store {
-    /// All of it or nothing. `BackendInUse` names a backend that may not be left out.
+    /// All of it or nothing; also on a full disk, where without it no server could start and
+    /// delete. `BackendInUse` names a backend that may not be left out.
     pub async fn declare(&self, declaration: Declaration) -> Result<(), StoreError> {
         let now = self.shared().clock.now();
         let host_key = self.shared().dir.host_key;
@@ -53,7 +54,7 @@ impl Store {
             .iter()
             .map(|key| seal(&host_key, key))
             .collect::<Result<Vec<_>, _>>()?;
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             backends_declare_in_tx(**tx, &declaration.backends)?;
             default_declare_in_tx(**tx, &declaration.default_placement)?;
             buckets_declare_in_tx(tx, &declaration.buckets, now)?;

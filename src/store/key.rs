@@ -18,8 +18,8 @@ use ring::rand::SystemRandom;
 use super::Store;
 use super::data_dir::HOST_KEY_LEN;
 use super::error::StoreError;
+use super::queue::Lane;
 use super::sql::Sql;
-use super::writer::Lane;
 use super::writer::Need;
 use crate::model::AccessKey;
 use crate::model::Grant;
@@ -34,7 +34,7 @@ impl Store {
 
     pub async fn key_delete(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             match key_declared_in_tx(**tx, &id)? {
                 None => return Err(StoreError::NoSuchAccessKey),
                 Some(true) => return Err(StoreError::Declared),

@@ -17,7 +17,13 @@
 //! `Busy` and `Unavailable` mean that nothing happened. `OutcomeUnknown` means that it may have:
 //! nothing may be deleted for it. Refusals of commits give up the blobs of the commit, and say so
 //! where they are documented; all other errors change nothing.
+//!
+//! # When it cannot write
+//!
+//! Reads go on, and writes are answered `Unavailable` until it can again, which it finds out by
+//! itself ([`Condition`]). On a full disk what gives room back is still done (`ballast`).
 
+mod ballast;
 mod blob;
 mod bucket;
 mod checkpoint;
@@ -36,6 +42,7 @@ mod listing;
 mod operator;
 mod part;
 mod placement;
+mod queue;
 mod readers;
 mod replica;
 mod schema;
@@ -47,6 +54,7 @@ mod tests;
 mod ticket;
 mod upload;
 mod upload_listing;
+mod usage;
 mod verify;
 mod version;
 mod writer;
@@ -57,6 +65,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::thread::JoinHandle;
 
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 pub use self::blob::{BlobRequest, FinishedBlob, Registered};
@@ -74,16 +83,21 @@ pub use self::replica::{Choose, FailedWrite, Intent, Replica, Target};
 pub use self::ticket::Ticket;
 pub use self::upload::{CompleteUpload, CompletedUpload, NewUpload, Upload};
 pub use self::upload_listing::{UploadPage, UploadQuery};
+pub use self::usage::{UsageRow, UsageSource};
 pub use self::version::{CommitVersion, Committed, NewMeta};
 
+pub use self::shared::Condition;
+
+use self::ballast::Ballast;
+use self::ballast::Room;
 use self::connection::Connections;
 use self::connection::held;
 use self::data_dir::DataDir;
+use self::queue::Lane;
 use self::readers::GROW_AFTER;
 use self::readers::Readers;
 use self::shared::Shared;
 use self::sql::Sql;
-use self::writer::Lane;
 use self::writer::Need;
 use self::writer::Pending;
 use self::writer::Tx;
@@ -97,6 +111,9 @@ pub struct StoreSettings {
     pub durability: Durability,
     /// Reader threads: 2 to 4.
     pub readers: usize,
+    /// Bytes that are kept in the data directory for when its disk is full; 0 for a short visit,
+    /// which makes no ballast and uses what there is.
+    pub ballast: u64,
 }
 
 /// What a commit survives.
@@ -124,12 +141,17 @@ impl Store {
     /// Takes the lock of the data directory, makes or migrates the database, counts a new run.
     /// Blocks: call it outside the runtime's workers.
     pub fn open(settings: StoreSettings, clock: Clock, ids: Arc<Ids>) -> Result<Store, StoreError> {
-        let dir = DataDir::take(&settings.data_dir)?;
+        let dir = DataDir::take(&settings.data_dir, settings.ballast)?;
         let connections = Connections::new(dir.database.clone(), settings.durability);
         let connections = Arc::new(connections);
-        let conn = connections.open_writer().map_err(opening)?;
-        schema::migrate(&conn, &dir.database, schema::MIGRATIONS).map_err(opening)?;
-        let id = begin_run(Sql(&conn), &ids).map_err(opening)?;
+        let (conn, id) = loop {
+            match begin(&connections, &ids) {
+                Err(StoreError::Unavailable(_))
+                    if dir.ballast.is_disk_full() && dir.ballast.give() => {}
+                begun => break begun.map_err(opening)?,
+            }
+        };
+        dir.ballast.begin();
         let first_id = ids.next();
         let shared = Arc::new(Shared::new(dir, Arc::clone(&connections), clock, first_id));
         let writer = Writer::new(Arc::clone(&shared), ids, conn).map_err(opening)?;
@@ -158,14 +180,54 @@ impl Store {
         &self.inner.shared
     }
 
-    /// Runs `op` in a transaction. An error takes back what it did.
+    /// Whether it can write now.
+    pub fn condition(&self) -> Condition {
+        self.shared().condition()
+    }
+
+    /// Asked before work is done that only a later write makes worth while: `Unavailable` as that
+    /// would be.
+    pub fn must_take(&self) -> Result<(), StoreError> {
+        match self.condition() {
+            Condition::Well => Ok(()),
+            Condition::Tight => Err(Ballast::refusal()),
+            Condition::Failing => Err(StoreError::Unavailable(None)),
+        }
+    }
+
+    /// Runs `op`, which stores something, in a transaction. An error takes back what it did.
     async fn write<R, F>(&self, lane: Lane, need: Need, op: F) -> Result<R, StoreError>
     where
         R: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
     {
+        if self.shared().dir.ballast.is_out() {
+            return Err(Ballast::refusal());
+        }
+        let mut op = Some(op);
+        let once = move |tx: &mut Tx<'_>| match op.take() {
+            Some(op) => op(tx),
+            None => Err(StoreError::broken("an operation was run twice")),
+        };
+        self.queue(lane, need, Room::Takes, once).await
+    }
+
+    /// Runs `op`, which is [`Room::Frees`].
+    async fn free<R, F>(&self, lane: Lane, need: Need, op: F) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
+    {
+        self.queue(lane, need, Room::Frees, op).await
+    }
+
+    async fn queue<R, F>(&self, lane: Lane, need: Need, room: Room, op: F) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { need, op: Some(op), result: None, reply };
+        let pending = Pending { need, room, op, result: None, reply };
         self.shared().queue.push(lane, Box::new(pending))?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
@@ -219,6 +281,19 @@ fn opening(err: StoreError) -> StoreError {
         }
         err => StoreError::Open(format!("the metadata database cannot be opened: {err}")),
     }
+}
+
+/// Opens the database, brings it to its shape and begins a run; the store's id.
+fn begin(connections: &Connections, ids: &Ids) -> Result<(Connection, u64), StoreError> {
+    let conn = connections.open_writer()?;
+    // What an earlier run left in the log goes into the database, if it fits: then this run's log
+    // begins in its place, and needs no room that a full disk does not have.
+    if let Err(err) = checkpoint::copy(&conn) {
+        tracing::debug!(error = ?err, "the write-ahead log stays as it was left");
+    }
+    schema::migrate(&conn, &connections.database, schema::MIGRATIONS)?;
+    let id = begin_run(Sql(&conn), ids)?;
+    Ok((conn, id))
 }
 
 /// Counts the run and lifts the ids above all that earlier ones used; the store's id.

@@ -16,8 +16,8 @@ use super::ledger::Column;
 use super::ledger::Ledger;
 use super::ledger::LedgerRow;
 use super::ledger::Turn;
+use super::queue::Lane;
 use super::sql::Sql;
-use super::writer::Lane;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::model::BackendId;
@@ -98,7 +98,7 @@ impl Store {
     /// committed before. Repeating it changes nothing.
     pub async fn replica_commit(&self, write: WriteId) -> Result<(), StoreError> {
         let now = self.shared().clock.now();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             let row = replica_in_tx(**tx, write)?.ok_or(StoreError::Superseded)?;
             match row.state {
                 ReplicaState::Writing => (),
@@ -120,7 +120,7 @@ impl Store {
     /// The intent is given up after its writer stopped: its path is condemned.
     pub async fn replica_abandon(&self, write: FailedWrite) -> Result<(), StoreError> {
         let now = self.shared().clock.now();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             let found = replica_in_tx(**tx, write.write)?;
             let Some(row) = found.filter(|row| row.state == ReplicaState::Writing) else {
                 return Ok(());
@@ -219,8 +219,8 @@ macro_rules! select_replicas {
     };
 }
 
-pub(super) const WRITING_BEFORE: &str =
-    select_replicas!("r.state = 0 AND r.write < ?1 ORDER BY r.write LIMIT ?2");
+pub(super) const WRITING_BETWEEN: &str =
+    select_replicas!("r.state = 0 AND r.write >= ?1 AND r.write < ?2 ORDER BY r.write LIMIT ?3");
 
 impl ReplicaRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ReplicaRow> {

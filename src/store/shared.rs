@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 
@@ -12,24 +14,40 @@ use super::connection::Connections;
 use super::data_dir::DataDir;
 use super::error::StoreError;
 use super::key;
+use super::queue::Queue;
 use super::sql::Sql;
 use super::ticket::Tickets;
-use super::writer::Queue;
+use super::usage::Along;
 use crate::base::Clock;
 use crate::model::AccessKey;
 use crate::model::Bucket;
+
+/// Whether the store can write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Well,
+    /// The disk of the data directory is full, or has no room for the ballast: what gives room back
+    /// is done, and nothing else.
+    Tight,
+    /// Nothing can be written, for another reason; it is tried again every few seconds.
+    Failing,
+}
 
 pub(super) struct Shared {
     pub(super) dir: DataDir,
     pub(super) connections: Arc<Connections>,
     pub(super) queue: Queue,
     pub(super) wal: Wal,
+    /// Counts that go along with commits.
+    pub(super) usage: Along,
     pub(super) tickets: Arc<Tickets>,
     pub(super) clock: Clock,
     /// The first id of this run: intents below it belong to earlier ones.
     pub(super) first_id: u64,
     pub(super) buckets: ArcSwap<BTreeMap<String, Arc<Bucket>>>,
     pub(super) keys: ArcSwap<HashMap<String, AccessKey>>,
+    /// The writer waits until it can write again.
+    pub(super) is_failing: AtomicBool,
 }
 
 impl Shared {
@@ -44,11 +62,23 @@ impl Shared {
             dir,
             connections,
             queue: Queue::default(),
+            usage: Along::default(),
             tickets: Arc::default(),
             clock,
             first_id,
             buckets: ArcSwap::default(),
             keys: ArcSwap::default(),
+            is_failing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn condition(&self) -> Condition {
+        if self.is_failing.load(Ordering::Acquire) {
+            Condition::Failing
+        } else if self.dir.ballast.is_out() {
+            Condition::Tight
+        } else {
+            Condition::Well
         }
     }
 

@@ -3,9 +3,9 @@
 use super::Store;
 use super::bucket::bucket_in_tx;
 use super::error::StoreError;
+use super::queue::Lane;
 use super::sql::Sql;
 use super::version::current_in_tx;
-use super::writer::Lane;
 use super::writer::Need;
 use crate::model::BucketId;
 use crate::model::ObjectKey;

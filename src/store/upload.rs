@@ -18,6 +18,7 @@ use super::error::StoreError;
 use super::ledger::Turn;
 use super::part::PartInfo;
 use super::part::parts_in_tx;
+use super::queue::Lane;
 use super::sql::Sql;
 use super::version::Committed;
 use super::version::NewMeta;
@@ -25,7 +26,6 @@ use super::version::NewVersion;
 use super::version::current_in_tx;
 use super::version::version_put_in_tx;
 use super::version::writable;
-use super::writer::Lane;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
@@ -160,7 +160,7 @@ impl Store {
         key: ObjectKey,
     ) -> Result<(), StoreError> {
         let now = self.shared().clock.now();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             active_in_tx(**tx, upload, bucket, &key)?;
             let mut turn = Turn::begin(tx, now);
             let mut freed = 0;
@@ -185,7 +185,7 @@ impl Store {
         if none {
             return Ok(false);
         }
-        self.write(Lane::Work, Need::Recorded, move |tx| {
+        self.free(Lane::Work, Need::Recorded, move |tx| {
             let ids: Vec<u64> = tx.all(PRUNABLE, (now.0, WORK_ROWS_MAX), |row| row.get(0))?;
             for id in &ids {
                 tx.run("DELETE FROM uploads WHERE id = ?1", [id])?;

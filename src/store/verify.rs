@@ -45,6 +45,14 @@ const CHECKS: &[(&str, &str)] = &[
              + (SELECT count(*) FROM condemned c WHERE c.backend = no)",
     ),
     (
+        "usage of an unknown kind, or more of background work than of all",
+        "SELECT k.name || ': ' || u.period || '/' || u.kind || '/' || u.class
+         FROM usage u JOIN backends k ON k.no = u.backend
+         WHERE u.value < 0 OR u.kind NOT BETWEEN 0 AND 7 OR (u.kind >= 4 AND u.value > coalesce(
+             (SELECT a.value FROM usage a WHERE a.backend = u.backend AND a.period = u.period
+                 AND a.kind = u.kind - 4 AND a.class = u.class), 0))",
+    ),
+    (
         "a replica names a backend that is not there",
         "SELECT write || '' FROM replicas WHERE backend NOT IN (SELECT no FROM backends)",
     ),

@@ -22,10 +22,10 @@ use super::entry::slices_put_in_tx;
 use super::entry::slices_release_in_tx;
 use super::error::StoreError;
 use super::ledger::Turn;
+use super::queue::Lane;
 use super::sql::Sql;
 use super::tags::tags_drop_in_tx;
 use super::tags::tags_put_in_tx;
-use super::writer::Lane;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
@@ -100,7 +100,7 @@ impl Store {
         conditions: WriteConditions,
     ) -> Result<bool, StoreError> {
         let now = self.shared().clock.now();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             bucket_in_tx(**tx, bucket)?;
             let mut turn = Turn::begin(tx, now);
             let was_there = delete_in_tx(tx, &mut turn, bucket, &key, &conditions)?;
@@ -117,7 +117,7 @@ impl Store {
         keys: Vec<(ObjectKey, WriteConditions)>,
     ) -> Result<Vec<Result<bool, StoreError>>, StoreError> {
         let now = self.shared().clock.now();
-        self.write(Lane::Request, Need::Durable, move |tx| {
+        self.free(Lane::Request, Need::Durable, move |tx| {
             bucket_in_tx(**tx, bucket)?;
             let mut turn = Turn::begin(tx, now);
             let mut results = Vec::with_capacity(keys.len());

@@ -132,6 +132,70 @@ fn one_connection(
     taken
 }
 
+/// When a refused request is sent again.
+#[derive(Clone, Copy)]
+pub(crate) enum Retry {
+    AtOnce,
+    /// After the second that the server asks for.
+    WhenTold,
+}
+
+/// What a load with refusals showed.
+pub(crate) struct Goodput {
+    pub(crate) per_second: f64,
+    /// Of all requests.
+    pub(crate) refused: f64,
+}
+
+/// As [`run`], but what is refused with a 503 is sent again until it succeeds; counts what
+/// succeeded.
+pub(crate) fn run_retrying(
+    addr: SocketAddr,
+    connections: usize,
+    requests: &[Ready],
+    most: Duration,
+    retry: Retry,
+) -> Goodput {
+    let begin = Instant::now();
+    let end = begin + most;
+    let one = |first: usize| {
+        let mut connection = Connection::open(addr);
+        let (mut good, mut refused) = (0_u64, 0_u64);
+        for request in requests.iter().cycle().skip(first) {
+            while Instant::now() < end {
+                connection.send(&[&request.head, &request.body]);
+                match connection.answer(false).0 {
+                    200 => {
+                        good += 1;
+                        break;
+                    }
+                    503 => refused += 1,
+                    status => panic!("{status}: {}", String::from_utf8_lossy(&request.head)),
+                }
+                let again = Instant::now() + Duration::from_secs(1);
+                while matches!(retry, Retry::WhenTold) && Instant::now() < again.min(end) {
+                    crate::world::pause();
+                }
+            }
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        (good, refused)
+    };
+    let (good, refused) = thread::scope(|scope| {
+        let one = &one;
+        let all: Vec<_> = (0..connections).map(|n| scope.spawn(move || one(n))).collect();
+        all.into_iter()
+            .map(|one| one.join().expect("no request fails"))
+            .fold((0, 0), |sum, (good, refused)| (sum.0 + good, sum.1 + refused))
+    });
+    Goodput {
+        per_second: good as f64 / begin.elapsed().as_secs_f64(),
+        refused: refused as f64 / (good + refused).max(1) as f64,
+    }
+}
+
 /// The most resident memory, in MiB, that `sample` (KiB) shows while `work` runs.
 pub(crate) fn peak_mib<T>(
     sample: impl Fn() -> Option<u64> + Sync,

@@ -11,6 +11,10 @@
 mod content;
 mod large;
 mod load;
+mod protection;
+#[allow(dead_code)]
+#[path = "../it/mounts.rs"]
+mod mounts;
 #[allow(dead_code)]
 #[path = "../it/signer.rs"]
 mod signer;
@@ -74,13 +78,14 @@ fn main() {
     let options = Options::from_args(&args);
     let mut table = Table::new();
     type Case = fn(&Options, &mut Table);
-    let cases: [(&str, Case); 6] = [
+    let cases: [(&str, Case); 7] = [
         ("hash", yardstick::hashes),
         ("small", small::requests),
         ("metadata", small::metadata),
         ("large", large::objects),
         ("multipart", large::multipart),
         ("listing", small::listing),
+        ("protection", protection::protection),
     ];
     for (name, case) in cases {
         if options.wants(name) {

@@ -9,12 +9,16 @@
 
 mod auth;
 mod bad_places;
+mod breaker;
 mod config;
 mod content;
 mod crash;
+mod flood;
 mod form;
 mod keys;
 mod listing;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod mounts;
 mod multipart;
 mod objects;
 mod objects_conditions;
@@ -22,10 +26,14 @@ mod objects_copy;
 mod objects_integrity;
 mod other_s3;
 mod reload;
+mod reload_limits;
 mod replicas;
 mod settings;
 mod signer;
 mod signer_check;
 mod sigv4;
+#[cfg(target_os = "linux")]
+mod small_disk;
+mod usage;
 mod wire;
 mod world;

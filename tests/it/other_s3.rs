@@ -5,18 +5,23 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::signer::{Creds, S3};
-use crate::world::{Backend, Key, local, object_files, pause};
+use crate::world::{Backend, Key, free_port, local, object_files, pause};
 
 /// An endpoint with one bucket, for Larder to keep bytes in.
 pub(crate) struct OtherS3 {
     /// Ends the server when it goes.
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<tokio::runtime::Runtime>,
+    service: s3s::service::S3Service,
+    hang: watch::Sender<bool>,
+    seen: Arc<AtomicU64>,
     dir: TempDir,
     pub(crate) port: u16,
     pub(crate) creds: Creds,
@@ -33,19 +38,42 @@ impl OtherS3 {
         let mut service = s3s::service::S3ServiceBuilder::new(files);
         let secret = creds.secret.clone();
         service.set_auth(s3s::auth::SimpleAuth::from_single(creds.id.clone(), secret));
-        let service = service.build();
+        let mut other = OtherS3 {
+            runtime: None,
+            service: service.build(),
+            hang: watch::Sender::new(false),
+            seen: Arc::default(),
+            dir,
+            port: free_port(),
+            creds,
+        };
+        other.start_again();
+        other
+    }
+
+    /// Listens on its port, which it did not before.
+    pub(crate) fn start_again(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("a runtime");
         let listener = runtime
-            .block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)))
             .expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
+        let (service, hang, seen) =
+            (self.service.clone(), self.hang.subscribe(), Arc::clone(&self.seen));
         runtime.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
+                let (service, hang, seen) = (service.clone(), hang.clone(), Arc::clone(&seen));
+                let service = hyper::service::service_fn(move |request| {
+                    seen.fetch_add(1, Ordering::AcqRel);
+                    let (service, mut hang) = (service.clone(), hang.clone());
+                    async move {
+                        drop(hang.wait_for(|hangs| !hangs).await);
+                        hyper::service::Service::call(&service, request).await
+                    }
+                });
                 tokio::spawn(async move {
                     let executor = hyper_util::rt::TokioExecutor::new();
                     let http = hyper_util::server::conn::auto::Builder::new(executor);
@@ -54,7 +82,24 @@ impl OtherS3 {
                 });
             }
         });
-        OtherS3 { _runtime: runtime, dir, port, creds }
+        self.runtime = Some(runtime);
+    }
+
+    /// Nobody listens any more, and every connection is cut.
+    pub(crate) fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(20));
+        }
+    }
+
+    /// It takes requests and answers none, or answers again.
+    pub(crate) fn hang(&self, hang: bool) {
+        self.hang.send_replace(hang);
+    }
+
+    /// Requests that have reached it.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
     }
 
     pub(crate) fn backend(&self, name: &str) -> Backend {

@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::content::{Rng, hex};
+use crate::mounts::Mounts;
 use crate::signer::{Creds, S3};
 use crate::wire::exchange;
 
@@ -144,6 +145,8 @@ pub(crate) struct World {
     expect_errors: bool,
     /// Folders that the process sees as small disks of their own, with their MiB.
     small_disks: Vec<(PathBuf, u64)>,
+    /// They stay through restarts.
+    mounts: Option<Mounts>,
 }
 
 impl World {
@@ -191,6 +194,7 @@ impl World {
             started: false,
             expect_errors: false,
             small_disks: Vec::new(),
+            mounts: None,
         }
     }
 
@@ -272,33 +276,23 @@ impl World {
         self.started = true;
     }
 
-    /// The binary, behind what mounts its small disks: only it will see them.
+    /// The binary, on the small disks if there are any.
     fn command(&self) -> Command {
-        if self.small_disks.is_empty() {
-            return Command::new(larder());
-        }
-        let mounts: String = self
-            .small_disks
-            .iter()
-            .map(|(path, mib)| {
-                format!("mount -t tmpfs -o size={mib}m,mode=700 none '{}' && ", path.display())
-            })
-            .collect();
-        let mut command = Command::new("unshare");
-        command.args(["-rm", "sh", "-c", &format!("{mounts}exec \"$@\""), "sh"]).arg(larder());
-        command
+        self.mounts.as_ref().map_or_else(|| Command::new(larder()), |on| on.command(&larder()))
     }
 
-    /// Makes `path` a disk of `mib` MiB from the next start on; it is gone with the process.
+    /// Makes `path` a disk of `mib` MiB, which the process alone sees. To be called before it starts.
+    #[cfg(target_os = "linux")]
     pub(crate) fn small_disk(&mut self, path: &Path, mib: u64) {
         fs::create_dir_all(path).expect("the folder is writable");
         self.small_disks.push((path.to_owned(), mib));
+        self.mounts = Some(Mounts::hold(&self.small_disks));
     }
 
     /// `path` as the process sees it.
+    #[cfg(target_os = "linux")]
     pub(crate) fn inside(&self, path: &Path) -> PathBuf {
-        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
-        root.join(path.strip_prefix("/").expect("an absolute path"))
+        self.mounts.as_ref().expect("a small disk was made").inside(path)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -388,7 +382,7 @@ impl World {
     /// Runs the command line on this configuration.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         self.write_config();
-        run_larder(&self.config_file(), args)
+        run_to_end(self.command(), &self.config_file(), args)
     }
 
     /// `larder verify` on the stopped process, which must find nothing.
@@ -428,7 +422,7 @@ impl World {
         if self.child.is_some() {
             self.stop();
         }
-        if self.started && self.small_disks.is_empty() {
+        if self.started {
             self.verify();
         }
         let log = self.log();
@@ -464,9 +458,13 @@ pub(crate) struct Ran {
 
 /// Runs `larder --config FILE ARGS` to its end, which must come within the deadline.
 pub(crate) fn run_larder(config: &Path, args: &[&str]) -> Ran {
+    run_to_end(Command::new(larder()), config, args)
+}
+
+fn run_to_end(mut larder: Command, config: &Path, args: &[&str]) -> Ran {
     let out = tempfile::NamedTempFile::new().expect("a temporary file");
     let err = tempfile::NamedTempFile::new().expect("a temporary file");
-    let mut child = Command::new(larder())
+    let mut child = larder
         .arg("--config")
         .arg(config)
         .args(args)
@@ -501,17 +499,6 @@ fn local_backend(dir: &Path, n: usize) -> Backend {
         options: format!("root = {root:?}"),
         more: vec!["keep_free = \"1 MiB\"".into()],
     }
-}
-
-/// Whether this machine lets a process mount disks that only it sees.
-pub(crate) fn can_mount() -> bool {
-    let mut command = Command::new("unshare");
-    command.args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).stderr(Stdio::null());
-    let can = command.status().is_ok_and(|status| status.success());
-    if !can {
-        println!("skipped: this machine has no private mounts");
-    }
-    can
 }
 
 fn disk(dir: &Path, n: usize) -> PathBuf {

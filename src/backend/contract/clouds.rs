@@ -4,7 +4,7 @@
 //! understood, and nothing about what the clouds really do.
 
 use super::standin::{Cloud, Failing, StandIn};
-use super::standins::{B2, Dropbox, Gcs, Gdrive, OneDrive};
+use super::standins::{B2, Dropbox, Gcs, Gdrive, OneDrive, S3, Versioning};
 use super::*;
 use crate::backend::open::OPAQUE_ONLY;
 use crate::backend::probe;
@@ -30,8 +30,14 @@ async fn keeps_the_contract<C: Cloud>(
     let traits = service(scheme).unwrap();
     let marker = Marker { store: 7, backend: BackendId(9) };
     place.write_whole(&marker.path(), marker.content(limits).into()).await.unwrap();
-    let backend =
-        Arc::new(Backend::over(settings, traits, marker, place.clone(), Faults::default()));
+    let backend = Arc::new(Backend::over(
+        settings,
+        traits,
+        marker,
+        place.clone(),
+        Faults::default(),
+        meter(),
+    ));
     check(&backend).await;
     neighbours(&backend).await;
     many_parts(&backend, &place).await;
@@ -215,11 +221,47 @@ async fn a_cloud_that_asks_for_patience_gets_it() {
 #[tokio::test]
 async fn a_probe_warns_of_what_a_crash_leaves_at_a_bucket() {
     let server = S3Server::start().await;
-    let report = Backend::probe(&server.settings()).await;
+    let report = Backend::probe(&server.settings(), &meter()).await;
     assert_eq!(report.failure(), None);
     let warned = |word: &str| report.warnings.iter().any(|warning| warning.contains(word));
     assert!(warned("abort incomplete multi-part uploads"), "{:?}", report.warnings);
     let dir = tempfile::tempdir().unwrap();
-    let report = Backend::probe(&local(dir.path())).await;
+    let report = Backend::probe(&local(dir.path()), &meter()).await;
     assert_eq!(report.warnings, Vec::<String>::new(), "a directory keeps nothing behind");
+}
+
+#[tokio::test]
+async fn a_probe_finds_hidden_versions_and_says_what_to_do() {
+    for (versioning, word) in [
+        (Versioning::On, "the bucket keeps old versions"),
+        (Versioning::Secret, "it cannot be seen whether"),
+        (Versioning::Off, ""),
+    ] {
+        let stand_in = StandIn::start(S3::new(versioning)).await;
+        let options = [
+            ("bucket", "bucket"),
+            ("region", "r"),
+            ("endpoint", "http://s3.test"),
+            ("access_key_id", "k"),
+            ("secret_access_key", "s"),
+            ("root", "/deep/root"),
+        ];
+        let adapter = Adapter::through(&settings("s3", &options), stand_in.transport());
+        let place = Place::of_adapter(adapter.unwrap_or_else(|failure| panic!("{failure:?}")));
+        let mut report = ProbeReport::default();
+        let fit = probe::contract(&place, &format!("{MARKER_DIR}/probe"), &mut report).await;
+        assert!(fit, "{:?} {:?}", report.failure(), stand_in.strays());
+        assert_eq!(stand_in.strays(), Vec::<String>::new());
+        let hidden = stand_in.cloud.lock().unwrap().objects.values().flatten().count();
+        assert_eq!(hidden > 0, versioning != Versioning::Off);
+        match report.warnings.as_slice() {
+            [] => assert_eq!(versioning, Versioning::Off),
+            [warning] => {
+                assert!(!word.is_empty() && warning.contains(word), "{versioning:?}: {warning}");
+                assert!(warning.contains("versioning off"), "{warning}");
+                assert!(warning.contains("lifecycle rule"), "{warning}");
+            }
+            more => panic!("{more:?}"),
+        }
+    }
 }

@@ -37,22 +37,22 @@ fn happened(name: &str) {
 
 /// Everything that a backend promises, from its probe to a second start.
 async fn run(settings: BackendSettings) {
-    let report = Backend::probe(&settings).await;
+    let report = Backend::probe(&settings, &meter()).await;
     assert_eq!(report.failure(), None, "{:?}", report.warnings);
-    assert_eq!(Backend::find_marker(&settings).await.unwrap(), None);
-    let backend = Backend::add(settings.clone(), 7, BackendId(9)).await.unwrap();
+    assert_eq!(Backend::find_marker(&settings, &meter()).await.unwrap(), None);
+    let backend = Backend::add(settings.clone(), 7, BackendId(9), meter()).await.unwrap();
     check(&backend).await;
     large_streams(&backend).await;
     let marker = Marker { store: 7, backend: BackendId(9) };
-    assert_eq!(Backend::find_marker(&settings).await.unwrap(), Some(marker));
-    let other = Backend::add(settings.clone(), 8, BackendId(9)).await.err().unwrap();
+    assert_eq!(Backend::find_marker(&settings, &meter()).await.unwrap(), Some(marker));
+    let other = Backend::add(settings.clone(), 8, BackendId(9), meter()).await.err().unwrap();
     assert!(matches!(other, AddError::Claimed(_)), "{other}");
     let mut below = settings.clone();
     let root = below.options.get_mut("root").unwrap();
     root.push_str("/inside");
-    let nested = Backend::add(below, 7, BackendId(10)).await.err().unwrap();
+    let nested = Backend::add(below, 7, BackendId(10), meter()).await.err().unwrap();
     assert!(matches!(nested, AddError::Claimed(_)), "{nested}");
-    let again = Backend::open(settings, 7, BackendId(9)).await.unwrap();
+    let again = Backend::open(settings, 7, BackendId(9), meter()).await.unwrap();
     assert!(again.is_present());
 }
 

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
-use opendal_http_transport_reqwest::ReqwestTransport;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use super::LONG;
-use crate::backend::adapter;
+use crate::backend::Timeouts;
+use crate::backend::transport::Transport;
 
 /// The header with the host that a request was meant for.
 const MEANT_FOR: &str = "x-meant-for";
@@ -153,8 +153,9 @@ impl<C: Cloud> StandIn<C> {
 
     /// A transport that sends every request here.
     pub(crate) fn transport(&self) -> HttpTransporter {
-        let client = adapter::client(LONG).unwrap_or_else(|_| panic!("there is no HTTP client"));
-        let inner = ReqwestTransport::new(client);
+        let timeouts = Timeouts { connect: LONG, first_byte: LONG, stall: LONG };
+        let inner = Transport::of_nobody(timeouts);
+        let inner = inner.unwrap_or_else(|_| panic!("there is no HTTP client"));
         HttpTransporter::new(Redirected { address: self.address.clone(), inner })
     }
 
@@ -198,7 +199,7 @@ async fn serve<C: Cloud>(
 /// Sends requests somewhere else than where they should go.
 struct Redirected {
     address: String,
-    inner: ReqwestTransport,
+    inner: Transport,
 }
 
 impl HttpTransport for Redirected {

@@ -5,6 +5,7 @@ mod dropbox;
 mod gcs;
 mod gdrive;
 mod onedrive;
+mod s3;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,6 +18,7 @@ pub(crate) use dropbox::Dropbox;
 pub(crate) use gcs::Gcs;
 pub(crate) use gdrive::Gdrive;
 pub(crate) use onedrive::OneDrive;
+pub(crate) use s3::{S3, Versioning};
 
 /// Entries of one page of a listing: few, so that every listing has more than one.
 const PAGE: usize = 5;

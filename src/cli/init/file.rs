@@ -2,6 +2,7 @@
 
 use super::plan::Plan;
 use super::plan::PlannedBackend;
+use crate::config::Free;
 
 impl Plan {
     pub(super) fn text(&self) -> String {
@@ -54,11 +55,36 @@ impl PlannedBackend {
             quoted(self.service),
             quoted(&self.provider),
         );
+        if let Some(known) = self.known {
+            text.push_str(&format!("profile = {}\n", quoted(&known.id)));
+        }
+        if let Some(free) = self.free().filter(|_| self.is_limited) {
+            text.push_str(&format!("# Free there, {free}.\n"));
+        }
         if let Some(quota) = &self.quota {
             text.push_str(&format!("quota = {}\n", quoted(quota)));
         }
+        text.push_str(&self.limits());
         text.push_str(&format!("[backend.options]\n{}", options.concat()));
         text
+    }
+}
+
+impl PlannedBackend {
+    /// `[backend.limits]`, where something but the quota is limited.
+    fn limits(&self) -> String {
+        let Some(known) = self.known.filter(|_| self.is_limited) else { return String::new() };
+        let Free { requests_month, egress_month, .. } = &known.allowances;
+        let mut lines = String::new();
+        if !requests_month.is_empty() {
+            let counts = requests_month.iter().map(|(class, count)| format!("{class} = {count}"));
+            let counts: Vec<String> = counts.collect();
+            lines.push_str(&format!("requests_month = {{ {} }}\n", counts.join(", ")));
+        }
+        if let Some(egress) = egress_month {
+            lines.push_str(&format!("egress_month = {}\n", quoted(egress)));
+        }
+        if lines.is_empty() { lines } else { format!("[backend.limits]\n{lines}") }
     }
 }
 
@@ -76,6 +102,7 @@ mod tests {
     use crate::cli::Context;
     use crate::cli::Exit;
     use crate::cli::init::Args;
+    use crate::cli::init::S3Args;
     use crate::cli::init::ask::Asker;
     use crate::cli::init::run;
     use crate::config;
@@ -155,7 +182,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().to_str().unwrap();
         let answers = format!(
-            "{disk}/data\ndisk\n/no/where\n{disk}\n1 TB\nyes\ns3\nr2\nme\nmine\n\nkey\nsecret\n\n\
+            "{disk}/data\ndisk\n/no/where\n{disk}\n1 TB\nyes\ns3\nr2\nme\nmine\n\nkey\nsecret\n\n\n\
              no\n\nphotos\n"
         );
         let mut asker = Asker::new(answers.as_bytes(), Vec::new());
@@ -173,6 +200,76 @@ mod tests {
         let config = config::load(&file, &|_| None).unwrap().config;
         assert_eq!(config.backends[1].options["region"], "auto");
         assert_eq!(config.backends[1].options["root"], "/larder");
+    }
+
+    #[test]
+    fn what_is_free_is_shown_with_its_date_and_written_as_the_owners_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let answers = |said: &str| {
+            format!(
+                "{}\ns3\noci\nspace\neu\nmine\n\nkey\nsecret\n{said}\nno\nnone\n",
+                dir.path().join("data").display()
+            )
+        };
+        let plan = |said: &str| {
+            let (answers, mut heard) = (answers(said), Vec::new());
+            let mut asker = Asker::new(answers.as_bytes(), &mut heard);
+            let plan = Plan::ask(&Args::default(), &|_| None, &mut asker).unwrap();
+            let file = dir.path().join("larder.toml");
+            fs::write(&file, plan.text()).unwrap();
+            let loaded = config::load(&file, &|_| None).unwrap();
+            assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+            (loaded.config, plan.text(), String::from_utf8(heard).unwrap())
+        };
+        // Yes to the limits, and the quota that goes with them.
+        let (config, text, heard) = plan("\n");
+        let told = "as listed in spring 2026 (check with your provider): 10 GB stored, 50000 \
+            requests a month, 10 GB of egress a month";
+        assert!(heard.contains(told), "{heard}");
+        assert!(text.contains(told), "{text}");
+        let backend = &config.backends[0];
+        assert_eq!((backend.profile.name.as_str(), backend.quota), ("oci", Some(10_000_000_000)));
+        assert_eq!(backend.limits.month.requests, Some(50_000));
+        assert_eq!(backend.limits.month.egress, Some(10_000_000_000));
+        // No to both: nothing is limited, and nothing claims to be.
+        let (config, text, _) = plan("no\nnone");
+        let backend = &config.backends[0];
+        assert_eq!((backend.profile.name.as_str(), backend.quota), ("oci", None));
+        assert!(!backend.limits.is_set() && !text.contains("listed"), "{text}");
+    }
+
+    #[test]
+    fn options_alone_make_a_good_configuration_of_every_provider() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        for known in config::providers() {
+            let mine = || Some("mine".to_owned());
+            let s3 = S3Args {
+                s3: Some(known.id.clone()),
+                s3_bucket: mine(),
+                s3_root: "larder".into(),
+                s3_region: mine(),
+                s3_account: mine(),
+                s3_endpoint: Some("https://s3.example.org".into()),
+                s3_key_id: mine(),
+                s3_secret_file: Some(secret.clone()),
+            };
+            let args = Args { s3, ..args(dir.path(), &[]) };
+            let text = Plan::of(&args, &|_| None).unwrap().text();
+            let file = dir.path().join("larder.toml");
+            fs::write(&file, &text).unwrap();
+            let loaded = config::load(&file, &|_| None).unwrap();
+            assert!(loaded.warnings.is_empty(), "{}: {:?}", known.id, loaded.warnings);
+            let backend = &loaded.config.backends[0];
+            let profile = if known.id == "other" { "" } else { &known.id };
+            assert_eq!(backend.profile.name, profile);
+            assert_eq!(text.contains(&known.listed), !known.free().is_empty(), "{text}");
+            assert_eq!(backend.quota.is_some(), known.allowances.stored.is_some(), "{text}");
+            let own = Args { quota: Some("1 TB".into()), ..args };
+            let text = Plan::of(&own, &|_| None).unwrap().text();
+            assert!(text.contains("quota = \"1 TB\""), "{text}");
+        }
     }
 
     #[test]

@@ -30,7 +30,6 @@ use super::output::pairs;
 use super::output::print;
 use super::output::print_json;
 use super::output::print_warning;
-use super::providers::PROVIDERS;
 use crate::app::offline;
 use crate::base::ByteSize;
 use crate::config;
@@ -97,7 +96,7 @@ struct S3Args {
     #[arg(
         long = "s3",
         value_name = "PROVIDER",
-        value_parser = PROVIDERS.iter().map(|p| p.id).collect::<Vec<_>>(),
+        value_parser = config::providers().iter().map(|p| p.id.as_str()).collect::<Vec<_>>(),
         requires = "s3_bucket", requires = "s3_key_id",
         requires = "s3_secret_file"
     )]
@@ -153,6 +152,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         }
     };
     make(context, args, &plan, &output)?;
+    for backend in plan.backends.iter().filter(|backend| backend.is_limited && args.yes) {
+        if let Some(free) = backend.free() {
+            let name = &backend.name;
+            print_warning(&format!("{name} will use no more than is free there, {free}"));
+        }
+    }
     told(context, &plan, &output)?;
     Ok(Exit::Done)
 }

@@ -18,10 +18,11 @@ use crate::base::limits::REPLICAS_MAX;
 use crate::cli::Exit;
 use crate::cli::Failure;
 use crate::cli::bucket::bucket_name;
-use crate::cli::providers::PROVIDERS;
-use crate::cli::providers::Provider;
-use crate::cli::providers::provider;
+use crate::config::Addressing;
 use crate::config::Env;
+use crate::config::Provider;
+use crate::config::provider;
+use crate::config::providers;
 
 /// The directory of a disk that is Larder's.
 const DISK_DIR: &str = "larder";
@@ -44,7 +45,12 @@ pub(super) struct PlannedBackend {
     pub(super) service: &'static str,
     pub(super) options: Vec<(&'static str, String)>,
     pub(super) quota: Option<String>,
+    /// The value of the label.
     pub(super) provider: String,
+    /// What is known of its provider; `None` where nothing is.
+    pub(super) known: Option<&'static Provider>,
+    /// What costs nothing there shall be its limit.
+    pub(super) is_limited: bool,
 }
 
 /// Where the secret of an S3 backend is.
@@ -151,6 +157,16 @@ impl Plan {
     }
 }
 
+impl PlannedBackend {
+    /// What costs nothing there, with its date.
+    pub(super) fn free(&self) -> Option<String> {
+        let known = self.known?;
+        let free = Some(known.free()).filter(|free| !free.is_empty())?;
+        let listed = &known.listed;
+        Some(format!("as listed in {listed} (check with your provider): {}", free.join(", ")))
+    }
+}
+
 enum Unasked {
     Io(io::Error),
     Failure(Failure),
@@ -197,9 +213,12 @@ fn ask_backends<R: BufRead, W: Write>(
             }
             false => ask_s3(asker, &backends)?,
         };
+        backend.is_limited = ask_limits(asker, &backend)?;
+        let free = backend.known.filter(|_| backend.is_limited);
+        let free = free.and_then(|known| known.allowances.stored.as_deref()).unwrap_or("none");
         backend.quota = match limit {
             Some(limit) => Some(limit.to_owned()),
-            None => asker.ask("The most bytes there, such as 500 GB", "none", |answer| {
+            None => asker.ask("The most bytes there, such as 500 GB", free, |answer| {
                 if answer == "none" { Ok(None) } else { quota(answer).map(Some) }
             })?,
         };
@@ -211,23 +230,33 @@ fn ask_backends<R: BufRead, W: Write>(
     Ok(backends)
 }
 
+/// Whether the backend shall use no more than what costs nothing there, as far as that is known.
+fn ask_limits<R: BufRead, W: Write>(
+    asker: &mut Asker<R, W>,
+    backend: &PlannedBackend,
+) -> io::Result<bool> {
+    let Some(told) = backend.free() else { return Ok(false) };
+    asker.say(&format!("Free there, {told}."))?;
+    asker.ask_yes("Use no more than that", true)
+}
+
 fn ask_s3<R: BufRead, W: Write>(
     asker: &mut Asker<R, W>,
     earlier: &[PlannedBackend],
 ) -> io::Result<PlannedBackend> {
-    for known in PROVIDERS {
+    for known in providers() {
         asker.say(&format!("  {:8} {}", known.id, known.title))?;
     }
     let known = asker.ask("Provider", "", |answer| {
         provider(answer).ok_or_else(|| "answer with a word of the first column".to_owned())
     })?;
-    let account = match known.account {
+    let account = match &known.account {
         Some(called) => asker.ask_text(&format!("Your {called} there"), "")?,
         None => String::new(),
     };
-    let region = match known.region {
-        Some(region) if known.endpoint("", "").is_some() => region.to_owned(),
-        region => asker.ask_text("Region", region.unwrap_or(""))?,
+    let region = match &known.region {
+        Some(region) if known.endpoint("", "").is_some() => region.clone(),
+        region => asker.ask_text("Region", region.as_deref().unwrap_or(""))?,
     };
     let endpoint = match known.endpoint(&account, &region) {
         Some(endpoint) => endpoint,
@@ -250,12 +279,12 @@ fn s3_from_args(
     let needed = |value: &Option<String>, option: &str| {
         value.clone().ok_or_else(|| wrong(format!("the provider {} needs {option}", known.id)))
     };
-    let account = match known.account {
+    let account = match &known.account {
         Some(_) if args.s3_endpoint.is_none() => needed(&args.s3_account, "--s3-account")?,
         _ => String::new(),
     };
-    let region = match known.region {
-        Some(region) => args.s3_region.clone().unwrap_or_else(|| region.to_owned()),
+    let region = match &known.region {
+        Some(region) => args.s3_region.clone().unwrap_or_else(|| region.clone()),
         None => needed(&args.s3_region, "--s3-region")?,
     };
     let endpoint = match (&args.s3_endpoint, known.endpoint(&account, &region)) {
@@ -269,11 +298,13 @@ fn s3_from_args(
     let place = [endpoint, region, bucket, args.s3_root.clone()];
     let key_id = needed(&args.s3_key_id, "--s3-key-id")?;
     let backend = s3_backend(known, place, key_id, secret, earlier);
-    Ok(Some(PlannedBackend { quota, ..backend }))
+    let free = known.allowances.stored.clone();
+    let is_limited = !known.free().is_empty();
+    Ok(Some(PlannedBackend { quota: quota.or(free), is_limited, ..backend }))
 }
 
 fn s3_backend(
-    known: &Provider,
+    known: &'static Provider,
     [endpoint, region, bucket, root]: [String; 4],
     key_id: String,
     secret: Secret,
@@ -290,19 +321,21 @@ fn s3_backend(
         Secret::Here(secret) => ("secret_access_key", secret),
         Secret::File(file) => ("secret_access_key_file", file.to_string_lossy().into_owned()),
     });
-    if known.is_virtual_host {
+    if known.addressing == Addressing::Virtual {
         options.push(("enable_virtual_host_style", "true".to_owned()));
     }
-    let stem = if known.id == "other" { "s3" } else { known.id };
-    let name = free_name(stem, earlier);
-    let provider = if known.id == "other" { name.clone() } else { known.id.to_owned() };
-    PlannedBackend { name, service: "s3", options, quota: None, provider }
+    let known = Some(known).filter(|known| known.id != "other");
+    let name = free_name(known.map_or("s3", |known| &known.id), earlier);
+    let provider = known.map_or_else(|| name.clone(), |known| known.id.clone());
+    let (quota, is_limited) = (None, false);
+    PlannedBackend { name, service: "s3", options, quota, provider, known, is_limited }
 }
 
 fn disk_backend(earlier: &[PlannedBackend], root: &Path, quota: Option<String>) -> PlannedBackend {
     let name = free_name("disk", earlier);
     let options = vec![("root", root.to_string_lossy().into_owned())];
-    PlannedBackend { provider: name.clone(), name, service: "fs", options, quota }
+    let (provider, known, is_limited) = (name.clone(), None, false);
+    PlannedBackend { name, service: "fs", options, quota, provider, known, is_limited }
 }
 
 /// `disk1`, `disk2`; `r2`, `r2-2`.

@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! - No byte leaves before its group was verified.
-//! - A read that finds no good replica is [`EngineError::Unavailable`], never an absent key.
+//! - A read that finds no good replica is [`EngineError::Unavailable`], never an absent key; it is
+//!   [`EngineError::Spent`] when one of them was left out for a limit.
 //! - What protects the paths from cleanup lives until the last of them was read.
 
 mod reader;
@@ -29,6 +30,7 @@ use super::Engine;
 use super::EngineError;
 use super::hash;
 use super::hash::Hashers;
+use crate::backend::Fitness;
 use crate::backend::Fleet;
 use crate::base::Budget;
 use crate::base::budget;
@@ -226,7 +228,7 @@ pub(crate) fn read_here(
     let readable = segment.replicas.iter().filter(|replica| replica.state.is_readable());
     let ranked = readable.filter_map(|r| Some((source::standing(fleet, r.backend)?, r)));
     let (standing, replica) = ranked.max_by_key(|(standing, _)| *standing)?;
-    if !standing.present {
+    if standing.fitness != Fitness::Fit {
         return None;
     }
     let room = budget.try_take(segment.size)?;

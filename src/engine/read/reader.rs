@@ -11,17 +11,20 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::time::Instant;
 use tokio::time::timeout;
 
 use super::source::Pieces;
 use super::source::Source;
 use crate::backend::BackendError;
 use crate::backend::Fault;
+use crate::backend::Progress;
 use crate::base::limits::GROUP_SIZE;
 use crate::base::limits::SHORT_BODY_MAX;
 use crate::engine::EngineError;
@@ -63,6 +66,8 @@ pub(super) struct Reader<S> {
     current: Option<Current>,
     /// How often a backend failed in this read, other than by one replica's being wrong.
     strikes: HashMap<BackendId, u32>,
+    /// What is heard of whichever replica is being read.
+    progress: Arc<Progress>,
 }
 
 /// The blob that is being read.
@@ -81,6 +86,8 @@ struct Current {
     /// The store was asked for other replicas since the last group was given out.
     refreshed: bool,
     last: Option<Arc<BackendError>>,
+    /// A limit kept a replica from being read.
+    spent: bool,
 }
 
 struct Open {
@@ -102,7 +109,9 @@ enum Belief {
 enum Failure {
     Backend(BackendError),
     /// It gave nothing for too long.
-    Stalled,
+    Stalled {
+        since: Instant,
+    },
     /// It ended without saying that anything is wrong.
     Ended,
     /// What it gave is not what was written.
@@ -127,7 +136,8 @@ impl Segment {
 
 impl<S: Source> Reader<S> {
     pub(super) fn new(source: S, hashers: Hashers, segments: VecDeque<Segment>) -> Reader<S> {
-        Reader { source, hashers, segments, current: None, strikes: HashMap::new() }
+        let (strikes, progress) = (HashMap::new(), Progress::new());
+        Reader { source, hashers, segments, current: None, strikes, progress }
     }
 
     /// Bytes that the next group has in memory; `None` at the end.
@@ -142,7 +152,8 @@ impl<S: Source> Reader<S> {
     pub(super) fn is_local(&self) -> bool {
         let segment = self.current.as_ref().map(|c| &c.segment).or(self.segments.front());
         let mut replicas = segment.into_iter().flat_map(|segment| &segment.replicas);
-        replicas.any(|r| self.source.standing(r.backend).is_some_and(|s| s.present && s.local))
+        replicas
+            .any(|r| self.source.standing(r.backend).is_some_and(|s| s.fitness.is_fit() && s.local))
     }
 
     /// The wanted bytes of the next group, verified; none at the end. After an error the read is
@@ -190,6 +201,7 @@ impl<S: Source> Reader<S> {
             damaged: Vec::new(),
             refreshed: false,
             last: None,
+            spent: false,
         })
     }
 
@@ -202,7 +214,7 @@ impl<S: Source> Reader<S> {
                 None => self.open(current).await?,
             };
             let patience = self.patience(current, &open.replica);
-            let failure = match open.collect(len, patience).await {
+            let failure = match open.collect(len, patience, &self.progress).await {
                 Ok(pieces) => match verified(&self.hashers, current.check(pieces), len).await {
                     Some(pieces) => {
                         current.next += len;
@@ -225,14 +237,19 @@ impl<S: Source> Reader<S> {
             if let Some(replica) = self.choose(current).cloned() {
                 current.tried.push(replica.write);
                 let range = current.next..current.segment.end();
-                let patience = self.patience(current, &replica);
-                match timeout(patience, self.source.open(&replica, range)).await {
-                    Ok(Ok(pieces)) => return Ok(Open { replica, pieces, rest: Bytes::new() }),
-                    Ok(Err(err)) => self.failed(current, &replica, Failure::Backend(err)),
-                    Err(_) => self.failed(current, &replica, Failure::Stalled),
+                let (patience, since) = (self.patience(current, &replica), Instant::now());
+                let opened = self.source.open(&replica, range);
+                match patiently(opened, patience, &self.progress).await {
+                    Some(Ok(pieces)) => return Ok(Open { replica, pieces, rest: Bytes::new() }),
+                    Some(Err(err)) => self.failed(current, &replica, Failure::Backend(err)),
+                    None => self.failed(current, &replica, Failure::Stalled { since }),
                 }
             } else if current.refreshed {
                 let blob = current.segment.blob;
+                if current.spent {
+                    tracing::debug!(%blob, "limits keep a blob from being read");
+                    return Err(EngineError::Spent);
+                }
                 tracing::warn!(%blob, "no replica of a blob can be read now");
                 return Err(EngineError::Unavailable(current.last.clone()));
             } else {
@@ -258,7 +275,7 @@ impl<S: Source> Reader<S> {
 
     fn patience(&self, current: &Current, replica: &Replica) -> Duration {
         let another = current.segment.replicas.iter().any(|other| {
-            let known = || self.source.standing(other.backend).is_some_and(|s| s.present);
+            let known = || self.source.standing(other.backend).is_some_and(|s| s.fitness.is_fit());
             let is_better = current.belief(other) >= current.belief(replica);
             other.write != replica.write && current.is_left(other) && is_better && known()
         });
@@ -285,10 +302,12 @@ impl<S: Source> Reader<S> {
             tracing::debug!(%blob, %backend, path, why, "reading goes on elsewhere");
             *self.strikes.entry(backend).or_insert(0) += 1;
         }
-        if matches!(failure, Failure::Stalled) {
+        if let Failure::Stalled { since } = failure {
             current.bad.push(replica.write);
+            self.source.overdue(backend, since);
         }
         if let Failure::Backend(err) = failure {
+            current.spent |= err.fault == Fault::Spent;
             current.last = Some(Arc::new(err));
         }
     }
@@ -328,16 +347,22 @@ impl Current {
 
 impl Open {
     /// The next `len` bytes, without copying them together.
-    async fn collect(&mut self, len: u64, patience: Duration) -> Result<VecDeque<Bytes>, Failure> {
+    async fn collect(
+        &mut self,
+        len: u64,
+        patience: Duration,
+        progress: &Arc<Progress>,
+    ) -> Result<VecDeque<Bytes>, Failure> {
         let mut pieces = VecDeque::new();
         let mut left = usize::try_from(len).expect("a group fits into memory");
         while left > 0 {
             if self.rest.is_empty() {
-                self.rest = match timeout(patience, self.pieces.next()).await {
-                    Ok(Some(Ok(piece))) => piece,
-                    Ok(Some(Err(err))) => return Err(Failure::Backend(err)),
-                    Ok(None) => return Err(Failure::Ended),
-                    Err(_) => return Err(Failure::Stalled),
+                let since = Instant::now();
+                self.rest = match patiently(self.pieces.next(), patience, progress).await {
+                    Some(Some(Ok(piece))) => piece,
+                    Some(Some(Err(err))) => return Err(Failure::Backend(err)),
+                    Some(None) => return Err(Failure::Ended),
+                    None => return Err(Failure::Stalled { since }),
                 };
             }
             let piece = self.rest.split_to(left.min(self.rest.len()));
@@ -358,16 +383,34 @@ impl Failure {
             Failure::Backend(BackendError { fault: Fault::Damaged, .. }) | Failure::Wrong => {
                 Some(ReplicaState::Damaged)
             }
-            Failure::Backend(_) | Failure::Stalled | Failure::Ended => None,
+            Failure::Backend(_) | Failure::Stalled { .. } | Failure::Ended => None,
         }
     }
 
     fn name(&self) -> &'static str {
         match self {
             Failure::Backend(_) => "the backend failed",
-            Failure::Stalled => "nothing came for too long",
+            Failure::Stalled { .. } => "nothing came for too long",
             Failure::Ended => "the bytes ended early",
             Failure::Wrong => "the bytes are wrong",
+        }
+    }
+}
+
+/// What `call` gives; `None` when it gave nothing for `patience` and did not wait for its share of
+/// a limited bandwidth in that time.
+async fn patiently<R>(
+    call: impl Future<Output = R>,
+    patience: Duration,
+    progress: &Arc<Progress>,
+) -> Option<R> {
+    let mut call = pin!(progress.during(call));
+    loop {
+        let beats = progress.beats();
+        match timeout(patience, &mut call).await {
+            Ok(given) => return Some(given),
+            Err(_) if progress.is_throttled() || progress.beats() != beats => {}
+            Err(_) => return None,
         }
     }
 }

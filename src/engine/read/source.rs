@@ -8,12 +8,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::backend::BackendError;
 use crate::backend::Fault;
+use crate::backend::Fitness;
 use crate::backend::Fleet;
 use crate::model::BackendId;
 use crate::model::BlobId;
+use crate::model::Operation;
 use crate::model::ReplicaState;
 use crate::store::Replica;
 use crate::store::Store;
@@ -52,13 +55,16 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// Records a replica as missing or damaged, later and beside the read.
     fn mark(&self, replica: &Replica, state: ReplicaState);
+
+    /// Tells a backend that it gave nothing since then and is not waited for any longer.
+    fn overdue(&self, backend: BackendId, since: Instant);
 }
 
 /// Where a backend stands among those that could be read: the greatest is tried first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Standing {
-    /// Its marker was seen lately.
-    pub(crate) present: bool,
+    /// Whether it would take a read now.
+    pub(crate) fitness: Fitness,
     pub(crate) local: bool,
     /// Its place in the configuration.
     pub(crate) place: Reverse<usize>,
@@ -74,7 +80,8 @@ pub(super) fn standing(fleet: &Fleet, id: BackendId) -> Option<Standing> {
     let place = fleet.all().iter().position(|backend| backend.id() == id)?;
     let backend = &fleet.all()[place];
     Some(Standing {
-        present: backend.is_present(),
+        // How much is to be read is known only when it is.
+        fitness: backend.fitness(Operation::Read, 0),
         local: backend.device().is_some(),
         place: Reverse(place),
     })
@@ -105,6 +112,12 @@ impl Source for Live {
 
     async fn replicas(&self, blob: BlobId) -> Result<Vec<Replica>, StoreError> {
         self.store.blob_replicas(blob).await
+    }
+
+    fn overdue(&self, backend: BackendId, since: Instant) {
+        if let Some(backend) = self.fleet.get(backend) {
+            backend.overdue(since);
+        }
     }
 
     fn mark(&self, replica: &Replica, state: ReplicaState) {

@@ -7,16 +7,25 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::source::Pieces;
 use super::source::Standing;
 use super::*;
+use crate::backend::Backend;
 use crate::backend::BackendError;
+use crate::backend::Bandwidth;
 use crate::backend::Fault;
+use crate::backend::Fitness;
+use crate::backend::Hours;
+use crate::backend::Meter;
+use crate::backend::faulty::Faults;
+use crate::base::Clock;
 use crate::engine::hash::Wanted;
 use crate::engine::hash::hash_short;
 use crate::model::BackendId;
 use crate::model::BlobId;
+use crate::model::DayBegins;
 use crate::model::ReplicaState;
 use crate::model::WriteId;
 use crate::store::Replica;
@@ -37,6 +46,8 @@ enum Trouble {
     Hangs(u64),
     Ends(u64),
     Corrupt(u64),
+    /// On the world's real backend, whose bandwidth others want too.
+    Throttled,
     /// Of a backend that is not in the fleet, unless another blob has one there.
     Unconfigured,
 }
@@ -48,6 +59,7 @@ struct World {
     standings: HashMap<BackendId, Standing>,
     /// What the store says when it is asked again; else what it said before.
     later: HashMap<BlobId, Vec<Replica>>,
+    backend: Option<Arc<Backend>>,
     seen: Mutex<Seen>,
 }
 
@@ -63,6 +75,7 @@ struct Seen {
     opened: Vec<(WriteId, Range<u64>)>,
     marked: Vec<(WriteId, ReplicaState)>,
     asked: usize,
+    overdue: Vec<(BackendId, Duration)>,
 }
 
 #[derive(Clone)]
@@ -84,6 +97,10 @@ fn whole(size: u64) -> usize {
 }
 
 impl Source for Fake {
+    fn overdue(&self, backend: BackendId, since: Instant) {
+        self.0.seen.lock().unwrap().overdue.push((backend, since.elapsed()));
+    }
+
     fn standing(&self, backend: BackendId) -> Option<Standing> {
         self.0.standings.get(&backend).copied()
     }
@@ -101,6 +118,9 @@ impl Source for Fake {
                 return Err(error(Fault::Passing));
             }
             Trouble::HangsAtOpen => std::future::pending().await,
+            Trouble::Throttled => {
+                return self.0.backend.as_ref().unwrap().read(&replica.path, range).await;
+            }
             _ => {}
         }
         let blob =
@@ -171,7 +191,7 @@ fn world(blobs: &[(u64, Vec<Trouble>)]) -> (World, Vec<Entry>) {
         for (n, (replica, trouble)) in replicas.iter().zip(troubles).enumerate() {
             world.troubles.insert(replica.write, *trouble);
             if *trouble != Trouble::Unconfigured {
-                let standing = Standing { present: true, local: true, place: Reverse(n) };
+                let standing = Standing { fitness: Fitness::Fit, local: true, place: Reverse(n) };
                 world.standings.insert(replica.backend, standing);
             }
         }
@@ -376,21 +396,25 @@ fn a_range_reads_only_the_groups_that_hold_it() {
 }
 
 #[test]
-fn present_comes_before_local_before_the_order_of_the_fleet_and_failures_go_last() {
-    let troubles = vec![Trouble::AtOpen(Fault::Passing); 4];
+fn what_is_fit_comes_before_local_before_the_order_of_the_fleet_and_failures_go_last() {
+    let troubles = vec![Trouble::AtOpen(Fault::Passing); 7];
     let (mut world, entries) = world(&[(9, troubles)]);
-    let standing = |present, local, n| Standing { present, local, place: Reverse(n) };
-    world.standings.insert(BackendId(0), standing(false, true, 0));
-    world.standings.insert(BackendId(1), standing(true, false, 1));
-    world.standings.insert(BackendId(2), standing(true, true, 2));
-    world.standings.insert(BackendId(3), standing(true, true, 3));
+    let standing = |fitness, local, n| Standing { fitness, local, place: Reverse(n) };
+    world.standings.insert(BackendId(0), standing(Fitness::Absent, true, 0));
+    world.standings.insert(BackendId(1), standing(Fitness::Fit, false, 1));
+    world.standings.insert(BackendId(2), standing(Fitness::Fit, true, 2));
+    world.standings.insert(BackendId(3), standing(Fitness::Fit, true, 3));
+    world.standings.insert(BackendId(4), standing(Fitness::Spent, true, 4));
+    world.standings.insert(BackendId(5), standing(Fitness::Doubtful, true, 5));
+    world.standings.insert(BackendId(6), standing(Fitness::Resting, true, 6));
     let (bytes, end, fake) = read_all(world, entries);
     assert!(bytes.is_empty());
     assert!(matches!(end, Err(EngineError::Unavailable(Some(_)))));
     let seen = fake.0.seen.lock().unwrap();
     let order: Vec<u64> = seen.opened.iter().map(|(write, _)| write.0).collect();
     // The store was asked once, and each had a second chance.
-    assert_eq!((order, seen.asked), (vec![2, 3, 1, 0, 2, 3, 1, 0], 1));
+    let once = [2, 3, 1, 5, 4, 6, 0];
+    assert_eq!((order, seen.asked), ([once, once].concat(), 1));
 }
 
 #[test]
@@ -461,7 +485,9 @@ fn a_replica_that_came_meanwhile_is_found() {
     let (mut world, entries) = world(&[(3 * MIB, vec![Trouble::AtOpen(Fault::Missing)])]);
     let new = replica(0, 5);
     world.troubles.insert(new.write, Trouble::None);
-    world.standings.insert(new.backend, Standing { present: true, local: true, place: Reverse(5) });
+    world
+        .standings
+        .insert(new.backend, Standing { fitness: Fitness::Fit, local: true, place: Reverse(5) });
     world.later.insert(BlobId(0), vec![replica(0, 0), new]);
     let truth = truth(&world, &entries, 0, 3 * MIB);
     let (bytes, end, fake) = read_all(world, entries);
@@ -485,7 +511,10 @@ fn a_backend_that_hangs_is_left_after_a_while() {
             came
         });
         assert!(end.is_ok() && bytes == truth, "{trouble:?}");
-        assert!(fake.0.seen.lock().unwrap().marked.is_empty(), "a hang says nothing of the bytes");
+        let seen = fake.0.seen.lock().unwrap();
+        assert!(seen.marked.is_empty(), "a hang says nothing of the bytes");
+        let [(BackendId(0), waited)] = seen.overdue[..] else { panic!("{:?}", seen.overdue) };
+        assert!(waited >= Duration::from_secs(30), "{waited:?}");
     }
 }
 
@@ -567,4 +596,33 @@ async fn what_protects_the_paths_lives_until_all_was_read() {
     while Arc::strong_count(&ticket) > 1 {
         tokio::task::yield_now().await;
     }
+}
+
+#[test]
+fn a_replica_that_waits_for_bandwidth_does_not_hang() {
+    let (mut world, entries) = world(&[(100_000, vec![Trouble::Throttled, Trouble::None])]);
+    let bytes = world.blobs[&BlobId(0)].bytes.clone();
+    paused().block_on(async {
+        let (id, clock) = (BackendId(0), Clock::system());
+        let free = Backend::for_tests("throttled", id, None, Faults::default()).await;
+        let mut settings = free.settings().clone();
+        settings.bandwidth.down = vec![Hours { from: 0, to: 0, rate: Bandwidth::RATE_MIN }];
+        let meter = Meter::new(clock, DayBegins::default());
+        let backend = Backend::open(settings, 1, id, meter).await.unwrap();
+        backend.write_whole("0", bytes.clone()).await.unwrap();
+        world.backend = Some(Arc::clone(&backend));
+        let fake = Fake(Arc::new(world));
+        let begun = tokio::time::Instant::now();
+        // Readers beside it, so many that each waits for its turn for longer than is patient.
+        let beside = (0..200).map(|_| async {
+            let pieces = backend.read("0", 0..100_000).await.unwrap();
+            pieces.for_each(async |piece| assert!(!piece.unwrap().is_empty())).await;
+        });
+        let beside = futures_util::future::join_all(beside);
+        let ((got, end), _) = tokio::join!(read(&fake, entries, 0, 100_000), beside);
+        end.unwrap();
+        assert!(got == bytes);
+        assert!(begun.elapsed() > Duration::from_secs(200), "{:?}", begun.elapsed());
+        assert_eq!(fake.0.seen.lock().unwrap().opened.len(), 1, "nobody went elsewhere");
+    });
 }

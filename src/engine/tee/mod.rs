@@ -153,13 +153,13 @@ impl<'e> Tee<'e> {
                     continue;
                 };
                 let (bytes, held) = (bytes.clone(), Arc::clone(held));
-                let leg = self.watch.leg(&open.blob, backend.is_durable());
+                let leg = self.watch.leg(&open.blob, &backend);
                 leg.sent.store(bytes.len() as u64, Ordering::Release);
                 open.stops.push(leg.stop.clone());
                 open.running.push(tokio::spawn(async move {
                     let _held = held;
                     let write = write_in_one(&backend, &intent, bytes, &leg.stop);
-                    let result = to_its_end(write).await;
+                    let result = to_its_end(leg.progress.during(write)).await;
                     leg.ended(&result);
                     Ended { intent, result }
                 }));
@@ -210,14 +210,14 @@ impl<'e> Tee<'e> {
                 open.never_begun(&intent);
                 continue;
             };
-            let leg = self.watch.leg(&open.blob, backend.is_durable());
+            let leg = self.watch.leg(&open.blob, &backend);
             let (pieces, queue) = mpsc::channel(LEG_QUEUE);
             open.stops.push(leg.stop.clone());
             let (size, state, buffers) = (open.blob.size, Arc::clone(&leg), buffers.clone());
             open.running.push(tokio::spawn(async move {
                 let _buffers = buffers;
                 let write = write_pieces(&backend, &intent, size, queue, &state);
-                let result = to_its_end(write).await;
+                let result = to_its_end(state.progress.during(write)).await;
                 state.ended(&result);
                 Ended { intent, result }
             }));
@@ -384,9 +384,18 @@ impl OpenBlob {
     /// Takes note that `backend` did not take the blob.
     fn fails(&mut self, backend: BackendId, cause: Option<BackendError>) {
         self.failed_on.push(backend);
-        self.is_broken |= cause.as_ref().is_none_or(|cause| cause.fault != Fault::Full);
+        // Room and limits are one answer, all else is another.
+        let is_broken = |cause: &BackendError| !matches!(cause.fault, Fault::Full | Fault::Spent);
+        self.is_broken |= cause.as_ref().is_none_or(is_broken);
         if let Some(cause) = cause {
-            tracing::warn!(backend = %cause.backend, error = chain(&cause), "a replica was not written");
+            let (backend, error) = (&cause.backend, chain(&cause));
+            match cause.fault {
+                // It was not asked; why, it has said before.
+                Fault::Resting | Fault::Spent => {
+                    tracing::debug!(%backend, error, "a replica was not written");
+                }
+                _ => tracing::warn!(%backend, error, "a replica was not written"),
+            }
             self.cause = Some(Arc::new(cause));
         }
     }

@@ -44,6 +44,7 @@ impl World {
             data_dir: dir.path().join("data"),
             durability: Durability::ProcessExit,
             readers: 2,
+            ballast: 0,
         };
         let store = Store::open(settings, clock.clone(), ids).unwrap();
         let (mut backends, mut declared) = (Vec::new(), Vec::new());
@@ -70,6 +71,7 @@ impl World {
             blob_max: 4 << 20,
             same_device: true,
             tail_wait: Duration::from_secs(1),
+            admission: crate::engine::AdmissionSettings::default(),
         };
         let engine = Engine::new(store, Fleet::new(backends), settings, 64 << 20, clock);
         engine.create_bucket(BucketName::new("bucket").unwrap(), None).await.unwrap();
@@ -89,6 +91,7 @@ impl World {
                 expected: Expected::default(),
                 trailer: None,
                 draws: true,
+                waits: false,
             },
         };
         self.engine.put_object(put).await.unwrap();

@@ -26,8 +26,9 @@ use tokio::time::Sleep;
 
 use crate::s3::body_error::BodyFault;
 use crate::s3::chunked::Chunks;
+use crate::s3::credit::Credit;
 
-/// A body that nothing arrives of for this long has failed.
+/// A body that nothing arrives of for this long has failed; see [`Credit`] for one that trickles.
 pub(crate) const BODY_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// A request's body that outlives those who read it, so that its rest can be thrown away.
@@ -130,13 +131,15 @@ impl ClaimCheck {
 /// A body under the guard. After an error it has ended.
 pub(crate) struct GuardBody<B> {
     inner: B,
-    idle_max: Duration,
+    /// How long we will still wait for the client.
+    credit: Credit,
     chunks: Option<Chunks>,
     /// What may be passed on already.
     ready: VecDeque<Bytes>,
     /// Made at the first wait, running only while waiting.
     timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    /// Since when.
+    waiting: Option<Instant>,
     ended: bool,
     claims: Option<ClaimCheck>,
     fault: FaultCell,
@@ -146,11 +149,11 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
     pub(crate) fn new(inner: B, chunks: Option<Chunks>, idle_max: Duration) -> GuardBody<B> {
         GuardBody {
             inner,
-            idle_max,
+            credit: Credit::new(idle_max, idle_max),
             chunks,
             ready: VecDeque::new(),
             timer: None,
-            waiting: false,
+            waiting: None,
             ended: false,
             claims: None,
             fault: FaultCell::default(),
@@ -199,7 +202,9 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyFault>> {
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => {
-                self.waiting = false;
+                if let Some(since) = self.waiting.take() {
+                    self.credit.spend(since.elapsed());
+                }
                 frame
             }
             Poll::Pending => {
@@ -224,6 +229,7 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
     }
 
     fn take(&mut self, bytes: Bytes) -> Result<(), BodyFault> {
+        self.credit.earn(bytes.len());
         if let Some(claims) = &mut self.claims {
             claims.update(&bytes)?;
         }
@@ -239,11 +245,12 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
 
     /// Ready when the wait that began with the first call has lasted too long.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle_max = self.idle_max;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle_max)));
-        if !self.waiting {
-            self.waiting = true;
-            timer.as_mut().reset(Instant::now() + idle_max);
+        let left = self.credit.left();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some(now);
+            timer.as_mut().reset(now + left);
         }
         timer.as_mut().poll(cx)
     }
@@ -305,5 +312,50 @@ mod tests {
         assert_eq!(body.next().await, Some(Ok(Bytes::from_static(b"x"))));
         assert_eq!(body.next().await, Some(Err(BodyFault::Stalled)));
         assert_eq!(body.next().await, None);
+    }
+
+    /// A byte every so often.
+    struct Trickle {
+        pause: Duration,
+        next: Pin<Box<Sleep>>,
+        bytes: usize,
+    }
+
+    impl Body for Trickle {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            ready!(self.next.as_mut().poll(cx));
+            let again = Instant::now() + self.pause;
+            self.next.as_mut().reset(again);
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; self.bytes])))))
+        }
+    }
+
+    fn trickle(seconds: u64, bytes: usize) -> GuardBody<Trickle> {
+        let pause = Duration::from_secs(seconds);
+        let next = Box::pin(tokio::time::sleep_until(Instant::now() + pause));
+        GuardBody::new(Trickle { pause, next, bytes }, None, BODY_IDLE_MAX)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_fails_and_one_that_is_slow_does_not() {
+        let mut body = trickle(50, 1);
+        assert!(matches!(body.next().await, Some(Ok(_))));
+        assert_eq!(body.next().await, Some(Err(BodyFault::Stalled)));
+        let mut body = trickle(50, 64 << 10);
+        for _ in 0..100 {
+            assert!(matches!(body.next().await, Some(Ok(_))));
+        }
+        // The time that we do not ask for more is ours.
+        let mut body = trickle(1, 1);
+        for _ in 0..30 {
+            assert!(matches!(body.next().await, Some(Ok(_))));
+            tokio::time::advance(Duration::from_secs(600)).await;
+        }
     }
 }

@@ -32,6 +32,7 @@ use crate::base::limits;
 use crate::s3::auth::Keys;
 pub(crate) use crate::s3::body_error::BodyFacts;
 use crate::s3::chunked::Chunks;
+use crate::s3::door::Document;
 use crate::s3::host;
 use crate::s3::server::S3Settings;
 
@@ -112,6 +113,9 @@ pub(crate) fn admit(
         let message = "Your request was too large.";
         return Err(Refusal::bad("MaxMessageLengthExceeded", message)
             .with("MaxMessageLengthBytes", limits::XML_BODY_MAX.to_string()));
+    }
+    if let Some(length) = facts.decoded_length.filter(|_| !writes_body(parts, kind, &query)) {
+        parts.extensions.insert(Document(length));
     }
     parts.extensions.insert(facts);
     Ok(admitted)

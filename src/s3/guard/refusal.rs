@@ -18,6 +18,8 @@ pub(crate) struct Refusal {
     pub(crate) message: Cow<'static, str>,
     /// Further elements of the error.
     pub(crate) extra: Vec<(&'static str, String)>,
+    /// Seconds.
+    pub(crate) retry_after: Option<u64>,
 }
 
 impl Refusal {
@@ -26,11 +28,16 @@ impl Refusal {
         code: &'static str,
         message: impl Into<Cow<'static, str>>,
     ) -> Refusal {
-        Refusal { status, code, message: message.into(), extra: Vec::new() }
+        Refusal { status, code, message: message.into(), extra: Vec::new(), retry_after: None }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Refusal {
         self.extra.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Refusal {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -125,6 +132,9 @@ impl Refusal {
         *response.status_mut() = self.status;
         let kind = HeaderValue::from_static("application/xml");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }

@@ -6,6 +6,7 @@
 use futures_util::StreamExt;
 use http::Extensions;
 use http::HeaderMap;
+use http::header;
 use s3s::S3Error;
 use s3s::S3Request;
 use s3s::S3Result;
@@ -93,7 +94,8 @@ impl Call {
         let facts = self.extensions.get::<BodyFacts>();
         let announced = checksums::announced(texts, md5, &self.headers, facts)?;
         let size = size_of(facts, content_length, blob.as_ref())?;
-        Ok(body_of(size, blob, announced, self.trailers.take()))
+        let body = body_of(size, blob, announced, self.trailers.take());
+        Ok(engine::Body { waits: self.headers.contains_key(header::EXPECT), ..body })
     }
 }
 
@@ -135,7 +137,7 @@ fn body_of(
         None => futures_util::stream::empty().boxed(),
     };
     let trailer = checksums::trailer(announced.trailers, trailers);
-    engine::Body { size, stream, expected: announced.expected, trailer, draws: true }
+    engine::Body { size, stream, expected: announced.expected, trailer, draws: true, waits: false }
 }
 
 /// The key of a request.

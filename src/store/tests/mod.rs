@@ -8,6 +8,7 @@ mod model;
 mod plans;
 mod settings;
 mod uploads;
+mod usage;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,10 +34,18 @@ struct World {
 }
 
 fn open(dir: &Path, hand: &Arc<AtomicI64>) -> Result<Store, StoreError> {
+    open_with(dir, hand, 0)
+}
+
+fn open_with(dir: &Path, hand: &Arc<AtomicI64>, ballast: u64) -> Result<Store, StoreError> {
     let clock = Clock::steered(Arc::clone(hand));
     let ids = Arc::new(Ids::seeded(clock.clone(), 7));
-    let settings =
-        StoreSettings { data_dir: dir.to_owned(), durability: Durability::ProcessExit, readers: 2 };
+    let settings = StoreSettings {
+        data_dir: dir.to_owned(),
+        durability: Durability::ProcessExit,
+        readers: 2,
+        ballast,
+    };
     Store::open(settings, clock, ids)
 }
 
@@ -231,6 +240,12 @@ impl World {
         rows.iter().fold((0, 0, 0), |(used, reserved, orphan), row| {
             (used + row.used, reserved + row.reserved, orphan + row.orphan)
         })
+    }
+
+    /// The ledger when the writer has done all that it had to do of its own accord.
+    async fn ledger_after_writes(&self) -> (u64, u64, u64) {
+        self.store.free(Lane::Request, Need::Recorded, |_| Ok(())).await.unwrap();
+        self.ledger().await
     }
 
     async fn due(&self) -> Vec<Condemned> {

@@ -15,9 +15,10 @@ async fn no_query_scans_or_sorts() {
         entry::GOOD_REPLICAS,
         condemned::DUE,
         condemned::NEXT,
-        replica::WRITING_BEFORE,
-        blob::DROPPED_BEFORE,
+        replica::WRITING_BETWEEN,
+        blob::DROPPED_BETWEEN,
         upload::PRUNABLE,
+        crate::store::usage::USAGE,
     ];
     for query in queries {
         let plan: Vec<String> = world

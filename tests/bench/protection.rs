@@ -1,0 +1,114 @@
+//! What protection costs, and what it is good for: the price of a permit and of the counts on a
+//! 4 KiB GET, and how much is still served when twice as many ask as are admitted.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder::backend::Meter;
+use larder::base::Clock;
+use larder::engine::{Admission, AdmissionSettings};
+use larder::model::{Class, DayBegins, Operation, Purpose};
+
+use crate::Options;
+use crate::content::content;
+use crate::load::{Ready, Retry, run, run_retrying};
+use crate::table::Table;
+use crate::world::World;
+
+const SIZE: usize = 4096;
+const OBJECTS: usize = 1000;
+/// Requests that are admitted at a time where that is what is measured.
+const ADMITTED: usize = 16;
+const TURNS: u32 = 1_000_000;
+/// Limits that nothing reaches: what is measured is the looking.
+const WIDE: &str = "[admission]\nreads = 100000\nwrites = 100000\n";
+const LIMITED: &str = "[rate_limit]\nper_address = 10000000\nper_address_burst = 10000000\n\
+                       per_key = 10000000\nper_key_burst = 10000000\n";
+
+pub(crate) fn protection(options: &Options, table: &mut Table) {
+    for _ in 0..options.rounds {
+        in_process(table);
+    }
+    on_the_wire(options, table);
+    overload(options, table);
+}
+
+/// Each piece by itself, on one thread that nobody disturbs.
+fn in_process(table: &mut Table) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    let admission = Admission::new(AdmissionSettings::default(), Arc::default());
+    let permits = runtime.block_on(async {
+        let begin = Instant::now();
+        for _ in 0..TURNS {
+            drop(black_box(admission.read().await.expect("nobody else is here")));
+        }
+        begin.elapsed()
+    });
+    let meter = Meter::new(Clock::system(), DayBegins::default());
+    let begin = Instant::now();
+    for _ in 0..TURNS {
+        meter.operation(black_box(Purpose::Client), Operation::Read);
+        meter.call(black_box(Purpose::Client), Class::B);
+        meter.egress(black_box(Purpose::Client), SIZE as u64);
+    }
+    let counts = begin.elapsed();
+    let nanos = |taken: Duration| taken.as_nanos() as f64 / f64::from(TURNS);
+    table.add("permit of a request", nanos(permits), "ns");
+    table.add("counts of a GET", nanos(counts), "ns");
+    table.add("permit and counts", nanos(permits + counts), "ns");
+}
+
+fn world(settings: &str) -> (World, Vec<Ready>) {
+    let world = World::with(1, |config| config.more = settings.to_owned());
+    let s3 = world.s3();
+    s3.create_bucket("bench");
+    let key = |n: usize| format!("object-{n}");
+    for n in 0..OBJECTS {
+        s3.put("bench", &key(n), content("protection", n as u64, SIZE)).send().expect(200);
+    }
+    let gets = (0..OBJECTS).map(|n| Ready::new(&s3.get("bench", &key(n)))).collect();
+    (world, gets)
+}
+
+/// The same GETs with limits that are looked at and with limits that are off.
+fn on_the_wire(options: &Options, table: &mut Table) {
+    let (plain, plain_gets) = world(WIDE);
+    let (limited, limited_gets) = world(&format!("[admission]\n{LIMITED}"));
+    let span = Duration::from_secs(options.seconds);
+    for _ in 0..options.rounds {
+        for connections in [1, ADMITTED] {
+            for (what, world, gets) in
+                [("off", &plain, &plain_gets), ("on", &limited, &limited_gets)]
+            {
+                let shown = run(world.s3().addr, connections, gets, span, false);
+                let name = format!("GET 4 KiB, {connections} connections, rate limits {what}");
+                table.add(&name, shown.per_second, "/s");
+                table.add(&format!("{name}, median"), shown.median_ms * 1000.0, "us");
+            }
+            let name =
+                |what: &str| format!("GET 4 KiB, {connections} connections, rate limits {what}");
+            table.ratio(&format!("GET with rate limits, {connections}"), &name("on"), &name("off"));
+        }
+    }
+}
+
+/// As many clients as are admitted, and twice as many, of whom some are always refused.
+fn overload(options: &Options, table: &mut Table) {
+    let (world, gets) = world(&format!("[admission]\nreads = {ADMITTED}\nshed_from = 1.0\n"));
+    let addr = world.s3().addr;
+    let span = Duration::from_secs(options.seconds);
+    let admitted = format!("GET 4 KiB, {ADMITTED} connections where as many are admitted");
+    for _ in 0..options.rounds {
+        let shown = run_retrying(addr, ADMITTED, &gets, span, Retry::AtOnce);
+        table.add(&admitted, shown.per_second, "/s");
+        for (how, retry) in [("at once", Retry::AtOnce), ("when told", Retry::WhenTold)] {
+            let name = format!("of {} connections, retried {how}", 2 * ADMITTED);
+            let shown = run_retrying(addr, 2 * ADMITTED, &gets, span, retry);
+            table.add(&name, shown.per_second, "/s");
+            table.add(&format!("{name}, refused"), shown.refused * 100.0, "%");
+            table.ratio(&format!("goodput at twice the load, {how}"), &name, &admitted);
+        }
+    }
+}
