@@ -1,14 +1,17 @@
 //! What protection costs, and what it is good for: the price of a permit and of the counts on a
 //! 4 KiB GET, and how much is still served when twice as many ask as are admitted.
 
+use std::fs::File;
 use std::hint::black_box;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::backend::Meter;
+use larder::backend::faulty::Faults;
+use larder::backend::{Backend, BackendSettings, Fleet, Meter};
 use larder::base::Clock;
 use larder::engine::{Admission, AdmissionSettings};
-use larder::model::{Class, DayBegins, Operation, Purpose};
+use larder::model::{BackendId, Class, DayBegins, Operation, Purpose};
 
 use crate::Options;
 use crate::content::content;
@@ -58,6 +61,52 @@ fn in_process(table: &mut Table) {
     table.add("permit of a request", nanos(permits), "ns");
     table.add("counts of a GET", nanos(counts), "ns");
     table.add("permit and counts", nanos(permits + counts), "ns");
+    let [plain, passed, limited] = runtime.block_on(reads()).map(nanos);
+    table.add("open and read 4 KiB", plain, "ns");
+    table.add("the same through breaker, allowance and meter", passed, "ns");
+    table.add("the same with limits set", limited, "ns");
+    table.add("permit, gate and counts together, at most", nanos(permits) + limited - plain, "ns");
+}
+
+/// A small file read by hand, through a backend, and through one whose owner has set limits. What a
+/// backend takes longer is the gate's cost and that of whatever else it does.
+async fn reads() -> [Duration; 3] {
+    let dir = tempfile::TempDir::with_prefix("larder-bench-").expect("a temporary folder");
+    let mut backends = Vec::new();
+    for (name, limit) in [("plain", None), ("limited", Some(u64::MAX / 2))] {
+        let (root, id) = (dir.path().join(name), BackendId(backends.len() as u64 + 1));
+        let limited = |settings: &mut BackendSettings| {
+            settings.limits.month.requests = limit;
+            settings.limits.day.egress = limit;
+        };
+        let faults = Faults::default();
+        let backend = Backend::for_tests_as(name, id, Some(&root), faults, limited).await;
+        backend.write_whole("a/b", vec![7; SIZE].into()).await.expect("it is written");
+        backends.push(backend);
+    }
+    let fleet = Fleet::new(backends);
+    let file = dir.path().join("plain/a/b");
+    let plain = timed(|| {
+        let mut bytes = vec![0; SIZE];
+        let opened = File::open(&file).expect("it is there");
+        opened.read_exact_at(&mut bytes, 0).expect("it is whole");
+        bytes.len()
+    });
+    let through = |backend: &Arc<Backend>| {
+        timed(|| {
+            let read = backend.read_here("a/b", 0..SIZE as u64).expect("the disk is prompt");
+            read.expect("it is whole").len()
+        })
+    };
+    [plain, through(&fleet.all()[0]), through(&fleet.all()[1])]
+}
+
+fn timed(read: impl Fn() -> usize) -> Duration {
+    let begin = Instant::now();
+    for _ in 0..TURNS {
+        assert_eq!(black_box(read()), SIZE);
+    }
+    begin.elapsed()
 }
 
 fn world(settings: &str) -> (World, Vec<Ready>) {
