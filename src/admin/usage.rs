@@ -69,6 +69,8 @@ pub struct LineView {
     /// `requests`, `requests_a` and so on, `egress` or `ingress`.
     pub what: String,
     pub used: u64,
+    /// What of it was other than clients' requests.
+    pub work: u64,
     pub limit: Option<u64>,
     /// At the end of the period, at the rate so far.
     pub expected: u64,
@@ -144,6 +146,7 @@ fn line(line: &Line) -> LineView {
     LineView {
         what: what(line.what),
         used: line.used,
+        work: line.work,
         limit: line.limit,
         expected: line.expected,
         reached: line.reached.map(rfc3339),
@@ -207,6 +210,7 @@ mod tests {
         let line = Line {
             what: Counted::Calls(Class::B),
             used: 4,
+            work: 1,
             limit: Some(10),
             expected: 20,
             reached: Some(begins),
@@ -238,7 +242,7 @@ mod tests {
             (&month["operations"]["read"], &month["work"]["requests"]),
             (&json!(4), &json!(0))
         );
-        let line = json!({"what": "requests_b", "used": 4, "limit": 10, "expected": 20,
+        let line = json!({"what": "requests_b", "used": 4, "work": 1, "limit": 10, "expected": 20,
             "reached": "2026-01-01T00:00:00Z"});
         assert_eq!(month["lines"], json!([line]));
         assert_eq!(backend["money"], json!({"spent": 0.5, "expected": 1.5}));

@@ -74,6 +74,7 @@ pub(super) async fn open(
             name: backend.name().to_string(),
             location: Backend::location(backend.settings()),
             quota: backend.settings().quota,
+            account: backend.settings().account.clone(),
         })
         .collect();
     Ok((backends, declared))

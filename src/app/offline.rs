@@ -164,6 +164,7 @@ async fn declare(config: &Config, store: &Store, rows: Vec<BackendRow>) -> Resul
         name: row.name,
         location: row.location,
         quota: row.quota,
+        account: row.account,
     };
     let declaration = Declaration {
         backends: rows.into_iter().map(kept).collect(),

@@ -31,6 +31,7 @@ use opendal::OperationContext;
 use opendal::Operator;
 use opendal::OperatorRegistry;
 use opendal::layers::ConcurrentLimitLayer;
+use opendal::layers::RetryEvent;
 use opendal::layers::RetryLayer;
 use opendal::layers::TimeoutLayer;
 
@@ -137,7 +138,9 @@ impl Adapter {
             .with_max_times(RETRIES)
             .with_min_delay(RETRY_DELAY_MIN)
             .with_max_delay(RETRY_DELAY_MAX)
-            .with_jitter();
+            .with_jitter()
+            // Its own words are a warning with a backtrace for each attempt.
+            .with_notify(|_: RetryEvent<'_>| tracing::debug!("a call to a service is made again"));
         let op = op.layer(retry).layer(ConcurrentLimitLayer::new(CALLS_MAX));
         let one_shot = one_shot || !op.info().capability().write_can_multi;
         let (part, quirks) = (Some(PART), Quirks::default());

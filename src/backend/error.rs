@@ -104,6 +104,8 @@ impl Failure {
                 Fault::Refused,
                 opendal::ErrorKind::ConfigInvalid | opendal::ErrorKind::Unsupported,
             ) => Health::Alive,
+            // It speaks of the one object that was put into an archive, behind Larder's back.
+            (Fault::Refused, _) if err.message().contains("InvalidObjectState") => Health::Alive,
             (Fault::Refused, _) if !is_about_names(err.kind()) => Health::Denied,
             // A precondition of somebody's did not hold, or the thing is there already.
             (
@@ -112,7 +114,7 @@ impl Failure {
             ) => Health::Alive,
             (fault, _) => health(fault),
         };
-        let told = Told(without_queries(&err.to_string()));
+        let told = Told(without_queries(&with_causes(&err)));
         Failure { health, cause: Some(told.into()), ..Failure::new(fault) }
     }
 
@@ -194,6 +196,18 @@ fn classify_opendal(err: &opendal::Error, aim: Aim) -> Fault {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Told(String);
+
+/// All in one line. OpenDAL prints the first of the causes itself, and none below it: those say
+/// that nobody listens there, or that a name is not known.
+fn with_causes(err: &opendal::Error) -> String {
+    let mut text = err.to_string();
+    let mut cause = Error::source(err).and_then(Error::source);
+    while let Some(below) = cause {
+        text.push_str(&format!(": {below}"));
+        cause = below.source();
+    }
+    text
+}
 
 /// `text` without the query strings of the addresses in it.
 fn without_queries(text: &str) -> String {
@@ -297,6 +311,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_goes_down_to_the_last_cause_in_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("error sending request")]
+        struct Sending(#[source] io::Error);
+        let err = opendal::Error::new(opendal::ErrorKind::Unexpected, "send http request");
+        let refused = io::Error::other("tcp connect error: Connection refused");
+        let failure = Failure::opendal(err.set_source(Sending(refused)), Aim::Look);
+        let told = failure.cause.unwrap().to_string();
+        assert!(
+            told.ends_with("error sending request: tcp connect error: Connection refused"),
+            "{told}"
+        );
+        assert!(!told.contains('\n'), "{told}");
+    }
+
+    #[test]
     fn services_say_full_in_words() {
         let err = opendal::Error::new(
             opendal::ErrorKind::Unexpected,
@@ -315,6 +345,7 @@ mod tests {
             (Kind::Unexpected, "status: 401 Unauthorized", Health::Denied),
             (Kind::PermissionDenied, "status: 403", Health::Denied),
             (Kind::PermissionDenied, "storageQuotaExceeded", Health::Alive),
+            (Kind::PermissionDenied, "S3Error { code: \"InvalidObjectState\" }", Health::Alive),
             (Kind::PermissionDenied, "rate limit exceeded", Health::Failing),
             (Kind::RateLimited, "slow down", Health::Failing),
             (Kind::NotFound, "status: 404", Health::Alive),

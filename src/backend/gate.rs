@@ -7,7 +7,9 @@
 //! - Limits never refuse a delete, nor the looks that it needs.
 //! - Every call that passed is one operation on the meter, failed or not. Requests and bytes are
 //!   counted by the transport, and here for places that have none.
-//! - A breaker hears of each call at most once, and of nothing that a caller dropped.
+//! - A breaker hears of each call at most once, and of nothing that a caller dropped. One that was
+//!   dropped after it got no answer for a while makes upkeep look: clients that give up sooner than
+//!   any timeout must not hide that the backend hangs.
 //!
 //! # Why the probe is a look
 //!
@@ -16,6 +18,7 @@
 //! waiting for its end, and a delete would be lost with the probe that it was.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -47,6 +50,8 @@ use crate::model::Purpose;
 
 /// How long upkeep waits for an answer to its look.
 const TEND_WAIT: Duration = Duration::from_secs(20);
+/// A call that is dropped after it waited this long for one answer is a reason to look.
+const DROPPED_LATE: Duration = Duration::from_secs(2);
 /// How long a service that said that it is full is not written to.
 const FULL_REST: Duration = Duration::from_secs(30);
 /// The same for a disk: by then it tells again what is free.
@@ -107,6 +112,15 @@ impl Dues {
 pub(super) struct Entered {
     pub(super) pass: Pass,
     pub(super) _admitted: Option<Admitted>,
+}
+
+impl Entered {
+    /// A listing goes on with another page.
+    pub(super) fn renew(&mut self, inner: &Inner, purpose: Purpose) -> Result<(), Failure> {
+        self._admitted = None;
+        self._admitted = inner.admit(purpose, Operation::List, 0)?;
+        Ok(())
+    }
 }
 
 /// The class of each operation, at places that count no requests of their own.
@@ -257,7 +271,9 @@ impl Inner {
             let meeting = self.faults.meet(call).await?;
             meeting.after(ask(meeting).await)
         };
+        let mut wait = Wait { suspect: &self.suspect, since: Some(Instant::now()) };
         let answer = purpose::scope(purpose, asking).await;
+        wait.since = None;
         answer.inspect_err(|failure| self.ill(pass, failure))
     }
 
@@ -345,6 +361,21 @@ impl Inner {
     /// Since it was opened.
     fn millis(&self) -> u64 {
         self.opened.elapsed().as_millis() as u64
+    }
+}
+
+/// A wait for one answer. Dropped, somebody gave up.
+struct Wait<'i> {
+    suspect: &'i AtomicBool,
+    /// `None`: the answer came.
+    since: Option<Instant>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if self.since.is_some_and(|since| since.elapsed() >= DROPPED_LATE) {
+            self.suspect.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -552,6 +583,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_hangs_is_found_out_although_every_caller_gives_up_early() {
+        let bench = Bench::brief().await;
+        tokio::time::pause();
+        let looks = || bench.faults.count(Call::Marker);
+        let before = looks();
+        for call in [Call::Stat, Call::Marker] {
+            bench.faults.always(call, Effect::Hang);
+        }
+        for failures in 0..2 {
+            let gone = timeout(Duration::from_secs(10), bench.backend.stat("a")).await;
+            assert!(gone.is_err());
+            assert_eq!(bench.backend.breaker_view().failures, failures, "nobody's abort counts");
+            bench.backend.tend().await;
+        }
+        assert_eq!((looks(), bench.state()), (before + 2, BreakerState::Open));
+    }
+
+    #[tokio::test]
     async fn a_stream_that_begins_and_breaks_off_is_a_failure() {
         let bench = Bench::brief().await;
         bench.backend.write_whole("a", Bytes::from_static(b"abc")).await.unwrap();
@@ -583,6 +632,28 @@ mod tests {
             }
         }
         assert_eq!(bench.state(), BreakerState::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_long_listing_ends_where_its_limit_is_reached() {
+        use futures_util::StreamExt;
+        const FILES: usize = 2500;
+        const LIMIT: u64 = 100;
+        let bench = Bench::new(|settings| settings.limits.month.requests = Some(LIMIT)).await;
+        for n in 0..FILES {
+            std::fs::write(bench._dir.path().join(format!("root/{n}")), "").unwrap();
+        }
+        let all = bench.backend.list("").await.unwrap().collect::<Vec<_>>().await;
+        assert!(all.len() == FILES && all.iter().all(Result::is_ok));
+        let mut listed = bench.backend.list("").await.unwrap();
+        listed.next().await.unwrap().unwrap();
+        (0..LIMIT).for_each(|_| bench.backend.meter().call(Purpose::Client, Class::C));
+        let rest = listed.collect::<Vec<_>>().await;
+        let faults: Vec<Fault> =
+            rest.iter().filter_map(|e| Some(e.as_ref().err()?.fault)).collect();
+        // The look behind it is refused as well.
+        assert_eq!(faults, [Fault::Spent; 2]);
+        assert_eq!(rest.len() - faults.len(), 998);
     }
 
     #[tokio::test]

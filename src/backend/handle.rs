@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 
 use super::BackendError;
@@ -44,6 +43,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A delete of something that is not there looks like any other at most services: it is believed
 /// when the marker was seen this lately.
 const SEEN_LATELY: Duration = Duration::from_secs(60);
+/// Entries that most services list with one request.
+const PAGE: usize = 1000;
 /// The least that is kept free of a local file system, unless the owner says otherwise.
 const KEEP_FREE_MIN: u64 = 1 << 30;
 /// Or this part of it.
@@ -348,16 +349,15 @@ impl Backend {
             Ok(begun) => begun,
             Err(failure) => return Err(inner.failed(purpose, "list", prefix, failure).await),
         };
-        let pass = entered.pass;
-        let ours = Arc::clone(inner);
+        let mut pages = Pages { inner: Arc::clone(inner), purpose, entered, seen: 0, over: false };
+        // What the listing was admitted for is over with its last entry.
         let told = Scoped { purpose, stream: listed }
-            .inspect_err(move |failure: &Failure| ours.ill(pass, failure));
+            .scan((), move |(), entry| std::future::ready(pages.note(entry)));
         let ours = Arc::clone(inner);
-        let last = futures_util::stream::once(async move {
-            // What the listing was admitted for is over.
-            drop(entered);
-            ours.look_for(purpose, Operation::List).await
-        });
+        let last =
+            futures_util::stream::once(
+                async move { ours.look_for(purpose, Operation::List).await },
+            );
         let last = last.filter_map(async |looked| looked.err().map(Err));
         let (name, path) = (Arc::clone(&inner.name), prefix.to_owned());
         let named = told.chain(last).map(move |entry| {
@@ -375,6 +375,34 @@ impl Backend {
     pub async fn look(&self) -> Result<(), BackendError> {
         let looked = self.inner.look_for(self.purpose, Operation::Look).await;
         looked.map_err(|err| err.at(&self.inner.name, "look", &self.inner.marker_path))
+    }
+}
+
+/// A listing on its way: each page is admitted for itself.
+struct Pages {
+    inner: Arc<Inner>,
+    purpose: Purpose,
+    entered: Entered,
+    seen: usize,
+    over: bool,
+}
+
+impl Pages {
+    /// `None` behind an error.
+    fn note(&mut self, entry: Result<Listed, Failure>) -> Option<Result<Listed, Failure>> {
+        if self.over {
+            return None;
+        }
+        let noted = entry.inspect_err(|failure| self.inner.ill(self.entered.pass, failure));
+        let noted = noted.and_then(|entry| {
+            self.seen += 1;
+            if self.seen.is_multiple_of(PAGE) {
+                self.entered.renew(&self.inner, self.purpose)?;
+            }
+            Ok(entry)
+        });
+        self.over = noted.is_err();
+        Some(noted)
     }
 }
 
@@ -419,7 +447,9 @@ impl Inner {
         }
         {
             let mut sight = self.sight();
-            if sight.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+            let is_recent = sight.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN);
+            // Deletes come seldom, and limits that forbid all other looks let theirs pass.
+            if is_recent && operation != Operation::Delete {
                 return Err(Failure::new(Fault::Absent));
             }
             sight.looked = Some(Instant::now());

@@ -111,12 +111,16 @@ impl Meter {
 
     /// Bytes came from the backend.
     pub fn egress(&self, purpose: Purpose, bytes: u64) {
-        self.record(purpose, |amounts| add(&mut amounts.egress, bytes));
+        if bytes > 0 {
+            self.record(purpose, |amounts| add(&mut amounts.egress, bytes));
+        }
     }
 
     /// Bytes went to the backend.
     pub fn ingress(&self, purpose: Purpose, bytes: u64) {
-        self.record(purpose, |amounts| add(&mut amounts.ingress, bytes));
+        if bytes > 0 {
+            self.record(purpose, |amounts| add(&mut amounts.ingress, bytes));
+        }
     }
 
     /// Larder asked for this.
@@ -227,6 +231,16 @@ impl Meter {
     /// Everything counted and promised here is `successor`'s from now on, and so is what comes
     /// here later. A day that begins at another time there goes on under its date.
     pub fn hand_on(&self, successor: &Arc<Meter>) {
+        self.pass(successor, Count::take_over);
+    }
+
+    /// The same when this backend goes, and `heir` is another one of its account, which has used
+    /// what it has used.
+    pub fn leave_to(&self, heir: &Arc<Meter>) {
+        self.pass(heir, Count::inherit);
+    }
+
+    fn pass(&self, successor: &Arc<Meter>, with: fn(&mut Count, &Count)) {
         let successor = last(successor);
         self.with(|meter, state| {
             if std::ptr::eq(meter, Arc::as_ptr(&successor)) {
@@ -234,7 +248,7 @@ impl Meter {
             }
             let mut to = successor.lock();
             for (period, count) in std::mem::take(&mut state.counts) {
-                to.counts.entry(period).or_default().take_over(&count);
+                with(to.counts.entry(period).or_default(), &count);
             }
             to.promised.add(&state.promised);
             state.promised = Promised::default();
@@ -293,6 +307,12 @@ impl Count {
             (Some(one), Some(two)) => Some(one.zip(&two, u64::min)),
             (one, two) => one.or(two),
         };
+    }
+
+    /// `other` was counted for another backend, whose totals the store has added to this one's.
+    fn inherit(&mut self, other: &Count) {
+        self.counted += &other.total();
+        self.before.get_or_insert_default();
     }
 }
 

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod limits;
 pub mod lock;
 pub mod never;
+mod seldom;
 pub mod size;
 
 pub use budget::Budget;
@@ -16,4 +17,5 @@ pub use chain::chain;
 pub use clock::{Clock, Timestamp};
 pub use ids::Ids;
 pub use lock::FileLock;
+pub use seldom::Seldom;
 pub use size::ByteSize;

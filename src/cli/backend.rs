@@ -2,6 +2,8 @@
 
 use clap::Subcommand;
 use serde_json::Value;
+use time::Date;
+use time::macros::format_description;
 
 use super::Context;
 use super::Exit;
@@ -36,7 +38,10 @@ enum What {
     /// Use a backend again at once, after what was wrong with it was mended
     #[command(after_help = "It closes the backend's breaker, which else is tried again after a \
         while by itself.\n\nExample:\n  larder backend reset cloud")]
-    Reset { name: String },
+    Reset {
+        /// Its name in the configuration
+        name: String,
+    },
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
@@ -104,11 +109,26 @@ pub(crate) fn standing(view: &BackendView) -> String {
 
 fn reached(reached: &ReachedView) -> String {
     let most = counted(&reached.what, reached.limit);
-    let period = &reached.period;
+    let period = period_in_words(&reached.period);
     match reached.is_share {
-        true => format!("what work may use of {most} in {period} is used up"),
-        false => format!("the limit of {most} in {period} is reached"),
+        true => format!("what work may use of {most} {period} is used up"),
+        false => format!("the limit of {most} {period} is reached"),
     }
+}
+
+/// `in November 2026`, `on 23 November 2026`.
+fn period_in_words(period: &str) -> String {
+    let day = format_description!("[year]-[month]-[day]");
+    let in_month = format_description!("in [month repr:long] [year]");
+    let on_day = format_description!("on [day padding:none] [month repr:long] [year]");
+    let words = match Date::parse(period, &day) {
+        Ok(date) => date.format(&on_day),
+        Err(_) => match Date::parse(&format!("{period}-01"), &day) {
+            Ok(date) => date.format(&in_month),
+            Err(_) => return format!("in {period}"),
+        },
+    };
+    words.unwrap_or_else(|_| format!("in {period}"))
 }
 
 /// Rounded up, so that nobody comes too early.
@@ -168,17 +188,18 @@ mod tests {
             (
                 reached("requests_a", false),
                 false,
-                "present; the limit of 50,000 class a requests in 2026-11 is reached",
+                "present; the limit of 50,000 class A requests in November 2026 is reached",
             ),
             (
                 reached("egress", true),
                 false,
-                "present; what work may use of 48.8 KiB of egress in 2026-11 is used up",
+                "present; what work may use of 48.8 KiB of egress in November 2026 is used up",
             ),
         ] {
             let view = view(more);
             assert_eq!((standing(&view).as_str(), is_well(&view)), (text, well));
         }
+        assert_eq!(period_in_words("2026-11-03"), "on 3 November 2026");
         assert_eq!([span(1), span(90), span(91), span(5401)], ["1 s", "90 s", "2 min", "2 h"]);
     }
 }

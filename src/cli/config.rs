@@ -6,10 +6,10 @@ use serde_json::json;
 use super::Context;
 use super::Exit;
 use super::Outcome;
+use super::output::pairs;
 use super::output::print;
 use super::output::print_json;
 use super::output::print_warning;
-use super::output::table;
 use crate::config;
 
 #[derive(clap::Args)]
@@ -57,18 +57,38 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// A paragraph for each, as a table would be wider than a terminal.
 fn providers() -> String {
-    let row = |provider: &config::Provider| {
-        let mut free = provider.free();
-        free.extend(provider.unlimited.iter().map(|what| format!("{what} without limit")));
-        vec![
-            provider.id.clone(),
-            provider.title.clone(),
-            provider.listed.clone(),
-            free.join(", "),
-            provider.notes.join("; "),
-        ]
-    };
-    let rows = config::providers().iter().map(row).collect();
-    table(&["profile", "provider", "listed", "free", "notes"], rows)
+    let mut lines = vec![("profile", "provider".to_owned())];
+    for provider in config::providers() {
+        lines.push((&provider.id, provider.title.clone()));
+        let free = provider.free();
+        if !free.is_empty() {
+            let text = format!("free, listed in {}: {}", provider.listed, free.join(", "));
+            lines.push(("", text));
+        }
+        if !provider.unlimited.is_empty() {
+            lines.push(("", format!("free without limit: {}", provider.unlimited.join(", "))));
+        }
+        lines.extend(provider.notes.iter().map(|note| ("", note.clone())));
+    }
+    pairs(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_providers_fits_a_terminal_and_is_dated() {
+        let text = providers();
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest.is_some_and(|widest| widest <= 100), "{text}");
+        for known in config::providers() {
+            assert!(text.lines().any(|line| line.starts_with(&format!("{} ", known.id))), "{text}");
+        }
+        let said = text.lines().filter(|line| line.contains(" stored"));
+        assert!(said.clone().count() > 0);
+        assert!(said.clone().all(|line| line.contains("listed in ") || line.contains("charged")));
+    }
 }

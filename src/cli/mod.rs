@@ -118,7 +118,7 @@ enum Command {
         Examples:\n  larder verify\n  larder verify --backends\n  \
         larder verify --backends --read --json")]
     Verify(verify::Args),
-    /// Print the configuration in force, or one to begin with
+    /// Print the configuration in force, one to begin with, or the known providers
     Config(config::Args),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  \

@@ -14,6 +14,11 @@ use super::Failure;
 use crate::base::ByteSize;
 use crate::config::Finding;
 
+/// The narrowest terminal that a table is fitted into.
+const COLUMNS_MIN: u16 = 40;
+/// Cells up to this length stay in one piece.
+const SHORT: usize = 32;
+
 /// Prints `text` and a newline. A reader that went away is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
@@ -52,18 +57,31 @@ fn paragraph(failure: &Failure) -> String {
     text
 }
 
-/// A table: drawn on a terminal, plain columns elsewhere.
+/// A table: drawn on a terminal where it fits, plain columns elsewhere.
 pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>) -> String {
     let is_terminal = io::stdout().is_terminal();
+    let columns = Table::new().width().filter(|_| is_terminal);
+    laid_out(heads, &rows, columns)
+}
+
+/// For a terminal of so many columns, or for none. Short cells are not broken: a narrow terminal
+/// has them without lines between. One that says it has no columns, as serial lines do, is none.
+fn laid_out(heads: &[&str], rows: &[Vec<String>], columns: Option<u16>) -> String {
     let mut table = Table::new();
-    if is_terminal {
-        table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-    } else {
-        table.load_style(presets::NOTHING);
-    }
     table.set_header(heads.iter().copied());
     table.add_rows(rows);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    let width = table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let is_short = rows.iter().flatten().all(|cell| cell.chars().count() <= SHORT);
+    match columns.filter(|&columns| columns >= COLUMNS_MIN) {
+        Some(columns) if width <= columns.into() => {}
+        Some(columns) if !is_short => {
+            table.set_width(columns);
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        _ => _ = table.load_style(presets::NOTHING),
+    }
     table.trim_fmt()
 }
 
@@ -97,6 +115,23 @@ mod tests {
 
     use super::*;
     use crate::cli::Exit;
+
+    #[test]
+    fn a_table_fits_the_terminal_or_goes_without_lines() {
+        let row = |cell: &str| vec![vec!["cloud".to_owned(), cell.to_owned()]];
+        let heads = ["backend", "result"];
+        let (short, long) = (row("ten gibibytes"), row(&"a longer sentence ".repeat(5)));
+        let plain = " backend  result\n cloud    ten gibibytes";
+        assert_eq!(laid_out(&heads, &short, None), plain);
+        assert_eq!(laid_out(&heads, &short, Some(0)), plain);
+        assert!(laid_out(&heads, &short, Some(80)).contains('│'));
+        let wide = vec!["twenty characters..."; 4];
+        let rows = [wide.iter().map(|cell| (*cell).to_owned()).collect()];
+        let text = laid_out(&wide, &rows, Some(80));
+        assert!(!text.contains('│') && text.lines().count() == 2, "{text}");
+        let text = laid_out(&heads, &long, Some(60));
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+    }
 
     #[test]
     fn a_failure_is_told_with_its_causes_each_once() {

@@ -58,21 +58,48 @@ fn told(status: &StatusView, backends: &[BackendView]) -> String {
         _ => "well",
     };
     let refused = status.refusals.iter().filter(|(_, count)| **count > 0);
-    let refused: Vec<String> = refused.map(|(why, count)| format!("{count} {why}")).collect();
-    let refused = if refused.is_empty() { "nothing".to_owned() } else { refused.join(", ") };
+    let mut refused: Vec<String> =
+        refused.map(|(why, count)| format!("{count} {}", in_words(why))).collect();
+    if refused.is_empty() {
+        refused.push("nothing".to_owned());
+    }
     let mut lines = vec![
         ("state", status.state.clone()),
         ("version", status.version.clone()),
         ("since", status.started.clone()),
         ("process", status.pid.to_string()),
         ("metadata", store.to_owned()),
-        ("refused", refused),
     ];
+    for (i, text) in refused.into_iter().enumerate() {
+        lines.push((if i == 0 { "refused" } else { "" }, text));
+    }
     for (i, backend) in backends.iter().enumerate() {
         let name = if i == 0 { "backends" } else { "" };
         lines.push((name, format!("{}: {}", backend.name, standing(backend))));
     }
     pairs(&lines)
+}
+
+/// A cause of refusals, so that it goes on from its count.
+fn in_words(why: &str) -> String {
+    let words = match why {
+        "shed" => "as it was nearly too much at a time",
+        "full" => "as it was too much at a time",
+        "address_rate" => "too often from one address",
+        "key_rate" => "too often with one key",
+        "signature_budget" => "as too many signatures waited to be checked",
+        "connection" => "connections, too many from one address",
+        "slow" => "too slow",
+        "busy" => "as a queue was full",
+        "no_room" => "writes, for want of room or at a limit (507)",
+        "allowance" => "reads at a limit (429)",
+        "unavailable" => "as the store or too many backends failed (503)",
+        other => match other.strip_prefix("worker:") {
+            Some(worker) => return format!("steps of {worker}"),
+            None => return other.to_owned(),
+        },
+    };
+    words.to_owned()
 }
 
 #[cfg(test)]
@@ -99,7 +126,11 @@ mod tests {
             "quota": null, "used": 0, "reserved": 0, "orphan": 0, "free": null, "rows": 0,
         });
         let told = told(&status, &[serde_json::from_value(backend).unwrap()]);
-        assert!(told.contains("no room") && told.contains("1 busy, 2 shed"), "{told}");
+        assert!(
+            told.contains("no room")
+                && told.contains("\nrefused   1 as a queue was full\n          2 as"),
+            "{told}"
+        );
         assert!(told.ends_with("backends  disk: absent"), "{told}");
     }
 }

@@ -159,7 +159,7 @@ impl Server {
         let backend = Backend::add(settings, store.id(), id, meter).await.unwrap();
         let name = backend.name().to_string();
         let declaration = Declaration {
-            backends: vec![DeclaredBackend { id, name, location, quota: None }],
+            backends: vec![DeclaredBackend { id, name, location, quota: None, account: None }],
             buckets: config.buckets.clone(),
             keys: config.keys.clone(),
             default_placement: config.default_placement.clone(),

@@ -87,8 +87,10 @@ fn rows(backend: &BackendUsageView) -> Vec<Vec<String>> {
 fn row(backend: &BackendUsageView, period: &PeriodView, what: &str) -> Option<Vec<String>> {
     let line = period.lines.iter().find(|line| line.what == what);
     let limit = line.and_then(|line| line.limit);
-    let own = amount(&period.all, what);
-    let used = line.filter(|_| limit.is_some()).map_or(own, |line| line.used);
+    // Of the account where it is limited, and else of this backend alone.
+    let own = (amount(&period.all, what), amount(&period.work, what));
+    let shared = line.filter(|_| limit.is_some());
+    let (used, work) = shared.map_or(own, |line| (line.used, line.work));
     // The classes of requests stand beside their sum only where they are limited themselves.
     if limit.is_none() && (used == 0 || what.starts_with("requests_")) {
         return None;
@@ -96,9 +98,9 @@ fn row(backend: &BackendUsageView, period: &PeriodView, what: &str) -> Option<Ve
     Some(vec![
         backend.name.clone(),
         period.period.clone(),
-        in_words(what),
+        in_words(what).replace(" requests", ""),
         shown(what, used),
-        shown(what, amount(&period.work, what)),
+        shown(what, work),
         limit.map_or_else(|| "none".to_owned(), |limit| shown(what, limit)),
         share(used, limit),
         // Of the account; for this backend alone there is no forecast.
@@ -126,9 +128,9 @@ fn share(used: u64, limit: Option<u64>) -> String {
 }
 
 /// The name of what is counted, for people.
-pub(crate) fn in_words(what: &str) -> String {
+fn in_words(what: &str) -> String {
     match what.strip_prefix("requests_") {
-        Some(class) => format!("class {class} requests"),
+        Some(class) => format!("class {} requests", class.to_ascii_uppercase()),
         None => what.to_owned(),
     }
 }
@@ -149,7 +151,7 @@ fn shown(what: &str, value: u64) -> String {
     text
 }
 
-/// `10,000 class a requests`, `5 GiB of egress`.
+/// `10,000 class A requests`, `5 GiB of egress`.
 pub(crate) fn counted(what: &str, value: u64) -> String {
     let of = if what.starts_with("requests") { "" } else { "of " };
     format!("{} {of}{}", shown(what, value), in_words(what))
@@ -238,7 +240,7 @@ mod tests {
     }
 
     fn line(what: &str, used: u64, limit: Option<u64>, reached: Option<&str>) -> Value {
-        json!({"what": what, "used": used, "limit": limit, "expected": 2 * used, "reached": reached})
+        json!({"what": what, "used": used, "work": used / 10, "limit": limit, "expected": 2 * used, "reached": reached})
     }
 
     fn view(backends: &[Value]) -> UsageView {
@@ -259,10 +261,10 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "cloud|2026-11|requests|2,000|34|50,000|4 %|4,000",
-                "cloud|2026-11|class b requests|0|0|10|0 %|0",
+                "cloud|2026-11|requests|2,000|200|50,000|4 %|4,000",
+                "cloud|2026-11|class B|0|0|10|0 %|0",
                 "cloud|2026-11|egress|3 MiB|1 MiB|none||6 MiB",
-                "cloud|2026-11-22|egress|1 B|1 MiB|100 B|1 %|2 B",
+                "cloud|2026-11-22|egress|1 B|0 B|100 B|1 %|2 B",
                 "cloud|now|stored|5 GiB||10 GiB|50 %|",
             ]
         );
@@ -284,7 +286,7 @@ mod tests {
         assert_eq!(
             notes(&view(&[a, b, paid])),
             [
-                "account x: at today's rate the limit of 50,000 class a requests a month is \
+                "account x: at today's rate the limit of 50,000 class A requests a month is \
                  reached on 24 Nov",
                 "account x: the limit of 1 GiB of egress a month is reached; the next begins on 1 \
                  Dec",

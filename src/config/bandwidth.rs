@@ -47,8 +47,10 @@ fn timetable(raw: &RawEntries, key: &str, found: &mut Findings) -> Vec<Hours> {
             found.wrong(entry.at, format!("`{key}` is {rate}/s, it can be {least}/s or more"));
         }
         let overlaps = minutes_of(&hours).filter(|&minute| taken[minute]).count();
-        if overlaps > 0 {
-            let hint = match overlaps == minutes_of(&hours).count() {
+        let never_holds = overlaps == minutes_of(&hours).count();
+        // One for the whole day after others is meant for the rest of it.
+        if never_holds || (overlaps > 0 && hours.from != hours.to) {
+            let hint = match never_holds {
                 true => "the first entry that holds counts, so this one never does",
                 false => "the first entry that holds counts",
             };

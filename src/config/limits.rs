@@ -87,7 +87,7 @@ fn allowance(raw: &RawAllowance, profile: &Profile, found: &mut Findings) -> All
 }
 
 fn unknown_class(name: &str, at: usize, found: &mut Findings) {
-    let known = ["a", "b", "c", ALL];
+    let known = [ALL, "a", "b", "c"];
     let hint = match nearest(name, known).filter(|_| name.len() > 1) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "the classes are `a`, `b` and `c`; `all` is for all of them together".to_owned(),

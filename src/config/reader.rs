@@ -289,7 +289,15 @@ impl<'a> Reader<'a> {
         section: &Section<'_>,
         key: &str,
     ) -> BTreeMap<String, Spot<u64>> {
-        let Some(table) = self.table(section, key) else { return BTreeMap::new() };
+        let Some(value) = section.value(key) else { return BTreeMap::new() };
+        let DeValue::Table(table) = value.get_ref() else {
+            self.mistyped(
+                key,
+                value,
+                "a table, such as { all = 50000 } or { a = 20000, b = 30000 }",
+            );
+            return BTreeMap::new();
+        };
         let mut counts = BTreeMap::new();
         for (name, value) in table.iter() {
             let count = match value.get_ref() {

@@ -288,10 +288,18 @@ fn insert_list(table: &mut Table, key: &str, items: impl Iterator<Item = Table>)
 
 /// In the largest unit of which it is a whole number, so that it reads back as the same size.
 fn size(bytes: u64) -> String {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let fits = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
-    match units.into_iter().find(|(_, shift)| fits(*shift)) {
-        Some((unit, shift)) => format!("{} {unit}", bytes >> shift),
+    let units = [
+        ("TiB", 1 << 40),
+        ("TB", 1_000_000_000_000),
+        ("GiB", 1 << 30),
+        ("GB", 1_000_000_000),
+        ("MiB", 1 << 20),
+        ("MB", 1_000_000),
+        ("KiB", 1 << 10),
+        ("kB", 1_000),
+    ];
+    match units.into_iter().find(|(_, factor)| bytes != 0 && bytes.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{} {unit}", bytes / factor),
         None => format!("{bytes} B"),
     }
 }
@@ -314,8 +322,11 @@ mod tests {
 
     #[test]
     fn sizes_and_durations_read_back_as_they_were() {
-        for bytes in [0, 1, 1024, 1500, 3 << 30, (3 << 30) + 1] {
+        for bytes in [0, 1, 1024, 1501, 3 << 30, (3 << 30) + 1] {
             assert_eq!(size(bytes).parse::<ByteSize>(), Ok(ByteSize(bytes)));
+        }
+        for text in ["10 GB", "500 GiB", "1501 B", "5 TB", "1 kB", "0 B"] {
+            assert_eq!(size(text.parse::<ByteSize>().unwrap().0), text, "as its owner wrote it");
         }
         for micros in [0, 1, 1_500, 1_000_000, 90_000_000, 7_200_000_000] {
             let duration = Duration::from_micros(micros);

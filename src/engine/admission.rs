@@ -6,11 +6,12 @@
 //! # Invariants
 //!
 //! - Never more permits are given out than a budget has places, but for those that were out
-//!   already when a reload made it smaller.
+//!   already when a reload made it smaller, and for one client's where workers hold all.
 //! - Nobody waits while there is a free place: a place that comes back goes to the client that
 //!   waits longest, before any worker and any newcomer.
 //! - Workers only ever have what clients leave: at most their share, one place at least, and one
-//!   place at most while clients are being refused.
+//!   place at most while clients are being refused. A budget of one place is no reason to refuse
+//!   every client until a step is over: one client at a time is always let in.
 //! - A permit comes back exactly once, whatever becomes of who asked for it.
 //!
 //! # Why clients are refused before the budget is full
@@ -234,10 +235,10 @@ impl Pool {
     fn enter_client(self: &Arc<Self>, lots: &Lots) -> Entry {
         let mut state = self.lock();
         let taken = state.taken();
-        if taken >= state.size {
+        if !state.has_place() {
             return state.queue();
         }
-        if taken > state.shed_from {
+        if taken > state.shed_from && state.clients > 0 {
             let share = (taken - state.shed_from) as f64 / (state.size - state.shed_from) as f64;
             if lots.draw() < share {
                 return Entry::Refused(Refused::Shed);
@@ -292,6 +293,11 @@ impl State {
         self.clients + self.workers
     }
 
+    /// Whether there is a place for a client.
+    fn has_place(&self) -> bool {
+        self.taken() < self.size || self.clients == 0
+    }
+
     fn queue(&mut self) -> Entry {
         // All wait equally long, so those that gave up are in front, but for those that hung up.
         while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
@@ -308,7 +314,7 @@ impl State {
     /// Gives free places to those that wait. What it returns could not be delivered.
     fn hand_out(&mut self, pool: &Arc<Pool>) -> Vec<Permit> {
         let mut returned = Vec::new();
-        while self.taken() < self.size {
+        while self.has_place() {
             let Some(turn) = self.waiting.pop_front() else { break };
             if turn.is_closed() {
                 continue;
@@ -524,6 +530,21 @@ mod tests {
         assert!((0..100).any(|_| read(&admission).is_err()));
     }
 
+    #[test]
+    fn a_step_does_not_keep_all_clients_out_of_the_smallest_budget() {
+        for shed_from in [0.0, 0.8, 1.0] {
+            let admission = admission(settings(1, shed_from, Duration::ZERO));
+            let step = admission.work("w").unwrap();
+            let client = (read(&admission).unwrap(), write(&admission).unwrap());
+            assert!(read(&admission).is_err() && write(&admission).is_err());
+            assert!(admission.work("w").is_err());
+            drop(step);
+            assert!(read(&admission).is_err() && admission.work("w").is_err());
+            drop(client);
+            assert!(admission.work("w").is_ok());
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_reload_counts_at_once_and_for_those_that_wait() {
         let admission = admission(settings(2, 1.0, SECOND));
@@ -618,7 +639,7 @@ mod tests {
                 waiting = still;
                 let Occupancy { clients, workers, waiting: queued, .. } = admission.occupancy()[0];
                 prop_assert_eq!((clients, workers, queued), (held.len(), work.len(), waiting.len()));
-                prop_assert!(clients + workers <= size.max(before));
+                prop_assert!(clients + workers <= size.max(before).max(workers + 1));
                 prop_assert!(waiting.is_empty() || clients + workers >= size);
             }
         }

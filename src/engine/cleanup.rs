@@ -237,9 +237,8 @@ async fn delete(fleet: &Fleet, condemned: &Condemned) -> Result<(), Trouble> {
         let why = format!("backend {} is not in the configuration", condemned.backend);
         return Err(Trouble::Backend(why));
     };
-    if !backend.is_present() {
-        return Err(Trouble::Away(PUT_OFF_ABSENT));
-    }
+    // Also one that is absent, which looks for its marker then: where a limit is reached nothing
+    // else does, and a delete is never refused.
     let since = Instant::now();
     let patience = PATIENCE.saturating_mul(1 << condemned.attempts.min(8)).min(PATIENCE_MAX);
     let trouble = match tokio::time::timeout(patience, backend.delete(&condemned.path)).await {
@@ -250,6 +249,7 @@ async fn delete(fleet: &Fleet, condemned: &Condemned) -> Result<(), Trouble> {
             Fault::Passing => Trouble::Backend(chain(&err)),
             _ => Trouble::Path(chain(&err)),
         },
+        Err(_) if !backend.is_present() => Trouble::Away(PUT_OFF_ABSENT),
         Err(_) => {
             backend.overdue(since);
             Trouble::Backend(format!("no answer within {patience:?}"))

@@ -82,7 +82,7 @@ pub enum EngineError {
     #[error("the bucket has as many uploads as it may have")]
     TooManyUploads,
     /// 507
-    #[error("no backend has room for {size} bytes")]
+    #[error("no backend takes {size} bytes: there is no room, or a limit is reached")]
     NoRoom { size: u64 },
     /// 503: too few backends can be reached, or nothing readable is left now.
     #[error("too few backends can be reached now")]

@@ -77,7 +77,13 @@ impl World {
             let root = dir.path().join(&name);
             let breaks = faults[faults.len() - 1].clone();
             backends.push(Backend::for_tests_as(&name, id, Some(&root), breaks, &change).await);
-            declared.push(DeclaredBackend { id, location: name.clone(), name, quota: None });
+            declared.push(DeclaredBackend {
+                id,
+                location: name.clone(),
+                name,
+                quota: None,
+                account: None,
+            });
         }
         let placement =
             Placement { replicas, min_replicas, routing: Routing::Pack, require_distinct: vec![] };
@@ -616,6 +622,7 @@ impl World {
                     name: b.name,
                     location: b.location,
                     quota: None,
+                    account: None,
                 })
                 .collect(),
             buckets: vec![DeclaredBucket {

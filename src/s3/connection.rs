@@ -193,12 +193,11 @@ impl Connection {
                 let is_empty = http_body::Body::is_end_stream(request.body());
                 let mut response = service.handle(request, blocked).await;
                 busy.0.watch(response.body().watch());
+                response.body().keep(busy);
                 if is_asked && (is_empty || !response.status().is_success()) {
                     close_after(&mut response);
                 }
-                Ok::<_, std::convert::Infallible>(
-                    response.map(|body| Counted { body, _busy: busy }),
-                )
+                Ok::<_, std::convert::Infallible>(response)
             }
         });
         let builder = protocols(&self.patience);
@@ -237,6 +236,9 @@ impl Connection {
     fn look(&self, pulse: &Pulse) -> Verdict {
         let refusals = &self.service.door().refusals;
         let is_scarce = self.service.door().is_memory_scarce();
+        if pulse.is_stuck() {
+            return Verdict::Drop;
+        }
         let cut = pulse.cut_slow(if is_scarce { SCARCE_MAX } else { Duration::MAX });
         (0..cut).for_each(|_| refusals.count(Cause::Slow));
         if cut > 0 && !pulse.is_http2.load(Ordering::Acquire) {
@@ -367,9 +369,17 @@ impl Pulse {
 
     /// Takes responses back from a client that does not take them; how many.
     fn cut_slow(&self, most: Duration) -> usize {
-        let replies: Vec<Arc<Reply>> =
-            lock(&self.replies).iter().filter_map(Weak::upgrade).collect();
-        replies.iter().filter(|reply| reply.cut_if_slow(most)).count()
+        self.replies().iter().filter(|reply| reply.cut_if_slow(most)).count()
+    }
+
+    /// Whether a response that was taken back is there still: its bytes wait in an HTTP/2 stream
+    /// that the client does not open, and there is no other way to be rid of them.
+    fn is_stuck(&self) -> bool {
+        self.replies().iter().any(|reply| reply.was_cut())
+    }
+
+    fn replies(&self) -> Vec<Arc<Reply>> {
+        lock(&self.replies).iter().filter_map(Weak::upgrade).collect()
     }
 
     fn verdict(&self, patience: &Patience) -> Verdict {
@@ -402,39 +412,13 @@ fn begin(since: &AtomicU64, now: u64) {
     let _ = earlier;
 }
 
-/// One request in flight, from its head to the end of its response.
-struct Busy(Arc<Pulse>);
+/// One request in flight, from its head to the last byte of its response.
+pub(crate) struct Busy(Arc<Pulse>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.idle_since.store(self.0.now(), Ordering::Release);
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A response's body that ends its request when it goes.
-struct Counted<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: http_body::Body + Unpin> http_body::Body for Counted<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }
 

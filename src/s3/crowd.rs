@@ -1,6 +1,6 @@
-//! Who holds how many connections.
+//! Who holds how many connections, and how many forms that nobody has signed for yet.
 //!
-//! Connections are counted for each client (see [`Client`]) so that one of them cannot hold them
+//! They are counted for each client (see [`Client`]) so that one of them cannot hold them
 //! all. While there are enough, anyone may have as many as he likes: a machine with many workers
 //! is no attack. When more than [`CROWDED`] of all are taken, a client that holds more than
 //! [`SHARE`] of all gets no new one. Trusted proxies, which speak for many, are exempt.
@@ -17,7 +17,7 @@ use crate::s3::rate::Client;
 const CROWDED: (usize, usize) = (3, 4);
 const SHARE: (usize, usize) = (1, 8);
 
-/// The connections of one listener.
+/// The connections of one listener, or its forms.
 pub(crate) struct Crowd {
     most: usize,
     held: Mutex<Counts>,
@@ -29,24 +29,24 @@ struct Counts {
     each: HashMap<Client, usize>,
 }
 
-/// One connection, until it is dropped.
+/// One connection or form, until it is dropped.
 pub(crate) struct Place {
     crowd: Arc<Crowd>,
     client: Client,
 }
 
 impl Crowd {
-    /// For `most` connections at a time.
+    /// For `most` at a time.
     pub(crate) fn new(most: usize) -> Arc<Crowd> {
         Arc::new(Crowd { most, held: Mutex::default() })
     }
 
-    /// Counts one more of `client`, unless it has too many.
+    /// Counts one more of `client`, unless it has too many or there are `most`.
     pub(crate) fn enter(self: &Arc<Self>, client: Client, is_proxy: bool) -> Option<Place> {
         let mut counts = self.lock();
         let has = counts.each.get(&client).copied().unwrap_or(0);
         let is_greedy = has >= part(self.most, SHARE).max(1) && !is_proxy;
-        if is_greedy && counts.all >= part(self.most, CROWDED) {
+        if counts.all >= self.most || (is_greedy && counts.all >= part(self.most, CROWDED)) {
             return None;
         }
         counts.all += 1;
@@ -101,6 +101,7 @@ mod tests {
         assert_eq!(others.len(), 8);
         let behind: Vec<Place> = (0..8).map_while(|_| crowd.enter(proxy, true)).collect();
         assert_eq!(behind.len(), 8);
+        assert!(crowd.enter(proxy, true).is_none(), "that was the last");
         held.truncate(31);
         assert!(!crowd.is_crowded());
         assert!(crowd.enter(greedy, false).is_some());

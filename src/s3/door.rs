@@ -24,7 +24,10 @@ use crate::engine::Admission;
 use crate::engine::Cause;
 use crate::engine::Held;
 use crate::engine::Refusals;
+use crate::s3::crowd::Crowd;
+use crate::s3::crowd::Place;
 use crate::s3::guard::refusal::Refusal;
+use crate::s3::rate::Client;
 use crate::s3::rate::RateLimits;
 use crate::s3::rate::RateSettings;
 use crate::s3::rate::seconds;
@@ -32,6 +35,8 @@ use crate::s3::rate::seconds;
 /// Bytes of documents (lists of parts, of keys to delete, settings) that are in memory at once; as
 /// in any [`Budget`], a part of it is for short ones.
 const DOCUMENTS_MAX: u64 = 64 << 20;
+/// Forms at a time whose fields are read.
+pub(crate) const FORM_HEADS_MAX: usize = 128;
 /// When those come back whom admission refused; permits are held for moments.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
@@ -55,6 +60,8 @@ pub(crate) struct Door {
     admission: Arc<Admission>,
     pub(crate) refusals: Arc<Refusals>,
     rates: ArcSwap<RateLimits>,
+    /// Forms whose fields are read: nobody has signed for that memory yet.
+    forms: Arc<Crowd>,
     documents: Budget,
     /// That of bodies in flight.
     bodies: Budget,
@@ -68,7 +75,8 @@ impl Door {
         rates: &RateSettings,
     ) -> Door {
         let rates = ArcSwap::from_pointee(RateLimits::new(rates, None));
-        Door { admission, refusals, rates, documents: Budget::new(DOCUMENTS_MAX), bodies }
+        let (forms, documents) = (Crowd::new(FORM_HEADS_MAX), Budget::new(DOCUMENTS_MAX));
+        Door { admission, refusals, rates, forms, documents, bodies }
     }
 
     pub(crate) fn reload(&self, rates: &RateSettings) {
@@ -121,9 +129,12 @@ impl Door {
         Ok(())
     }
 
-    /// Too many have sent the beginning of something that nobody has signed for yet.
-    pub(crate) fn refuse_unsigned(&self) -> Refusal {
-        self.refuse(Cause::SignatureBudget, SOON)
+    /// Lets the fields of a form be read. One client cannot keep the forms of all others away.
+    pub(crate) fn begin_form(&self, peer: IpAddr, headers: &HeaderMap) -> Result<Place, Refusal> {
+        let rates = self.rates.load();
+        let client = rates.client(peer, headers);
+        let place = self.forms.enter(Client::of(client), rates.is_trusted(client));
+        place.ok_or_else(|| self.refuse(Cause::SignatureBudget, SOON))
     }
 
     fn refuse(&self, cause: Cause, wait: Duration) -> Refusal {

@@ -5,6 +5,7 @@
 //! inside is logged here with its causes and never shown to a client.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use http::HeaderMap;
 use http::HeaderValue;
@@ -13,6 +14,7 @@ use http::header;
 use s3s::S3Error;
 use s3s::S3ErrorCode;
 
+use crate::base::Seldom;
 use crate::base::chain;
 use crate::base::limits::TAGS_MAX;
 use crate::engine::BodyError;
@@ -25,6 +27,10 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 const RETRY_AFTER_FULL: HeaderValue = HeaderValue::from_static("60");
 /// The same where a limit of a day or a month is in the way: its owner may raise it at any time.
 const RETRY_AFTER_SPENT: HeaderValue = HeaderValue::from_static("900");
+
+/// While backends are away or full every client tries again and again: one line a while is enough.
+static UNAVAILABLE: Seldom = Seldom::new();
+static NO_ROOM: Seldom = Seldom::new();
 
 /// A code of S3 with its status and a sentence for people.
 #[derive(Debug, PartialEq, Eq)]
@@ -369,10 +375,19 @@ fn headers_of(err: &EngineError, status: StatusCode) -> Option<HeaderMap> {
 fn log_causes(err: &EngineError) {
     match err {
         _ if err.is_told() => tracing::debug!(error = chain(err), "a request could not be served"),
-        EngineError::Unavailable(_) | EngineError::Store(_) => {
+        EngineError::Unavailable(_) => match UNAVAILABLE.turn(Instant::now()) {
+            Some(unsaid) => {
+                tracing::error!(error = chain(err), unsaid, "a request could not be served");
+            }
+            None => tracing::debug!(error = chain(err), "a request could not be served"),
+        },
+        EngineError::Store(_) => {
             tracing::error!(error = chain(err), "a request could not be served");
         }
-        EngineError::NoRoom { .. } => tracing::warn!(error = chain(err), "a write found no room"),
+        EngineError::NoRoom { .. } => match NO_ROOM.turn(Instant::now()) {
+            Some(unsaid) => tracing::warn!(error = chain(err), unsaid, "a write found no place"),
+            None => tracing::debug!(error = chain(err), "a write found no place"),
+        },
         _ => (),
     }
 }

@@ -142,7 +142,7 @@ impl RateLimits {
     }
 
     /// The address of the client that stands behind `peer`.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(crate) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer;
         if !self.is_trusted(peer) {
             return client;

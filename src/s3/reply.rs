@@ -3,10 +3,12 @@
 //! # Invariants
 //!
 //! - A panic where it is made ends this body in an error and nothing else.
-//! - What its request holds is given back when the body ends, is dropped, or is taken back from a
-//!   client that does not take it: who reads a byte now and then, or opens no HTTP/2 window, cannot
-//!   keep a permit.
+//! - What its request holds is given back when the last of its bytes has gone to the client or was
+//!   thrown away, or when the body is taken back from a client that does not take it: who reads a
+//!   byte now and then, or opens no HTTP/2 window, cannot keep a permit.
 //! - A body that was taken back ends in an error, never as if it were whole.
+//! - Beyond [`GIVEN_MAX`] and one piece, hyper holds nothing of it: over HTTP/2 it would take piece
+//!   after piece from us for clients that take none from it.
 //!
 //! # Why nobody waits here for the time to pass
 //!
@@ -22,6 +24,7 @@ use std::sync::PoisonError;
 use std::sync::Weak;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,11 +34,14 @@ use http_body::SizeHint;
 use tokio::time::Instant;
 
 use crate::engine::Held;
+use crate::s3::connection::Busy;
 use crate::s3::credit::Credit;
 
 /// So many times as long as its first credit a body may stand still at most: pieces are large, and
 /// what they earn is for the time that a slow line takes for them.
 const CREDIT_MOST: u32 = 3;
+/// Bytes on their way from which on no more are given.
+const GIVEN_MAX: usize = 64 << 10;
 
 /// The body, as hyper reads it.
 pub(crate) struct ReplyBody(Arc<Reply>);
@@ -44,13 +50,42 @@ pub(crate) struct ReplyBody(Arc<Reply>);
 pub(crate) struct Reply(Mutex<State>);
 
 struct State {
-    /// `None` when it has ended or was taken back.
+    /// `None` when it has ended, was taken back or is not wanted any more.
     body: Option<s3s::Body>,
     held: Option<Held>,
+    busy: Option<Busy>,
+    /// Bytes on their way.
+    given: usize,
+    /// Who asked for more while enough were on their way.
+    asks: Option<Waker>,
     /// Since when it is the client that we wait for.
     waits: Option<Instant>,
     credit: Credit,
     was_cut: bool,
+}
+
+/// Bytes that hyper was given, until it has sent them or thrown them away.
+struct Given {
+    bytes: Bytes,
+    reply: Arc<Reply>,
+}
+
+impl AsRef<[u8]> for Given {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let mut state = self.reply.lock();
+        state.given -= self.bytes.len();
+        let asks = state.asks.take();
+        let over = state.over();
+        drop(state);
+        drop(over);
+        asks.into_iter().for_each(Waker::wake);
+    }
 }
 
 impl ReplyBody {
@@ -58,14 +93,31 @@ impl ReplyBody {
         ReplyBody(Arc::new(Reply(Mutex::new(State {
             body: Some(body),
             held,
+            busy: None,
+            given: 0,
+            asks: None,
             waits: Some(Instant::now()),
             credit: Credit::new(patience, patience * CREDIT_MOST),
             was_cut: false,
         }))))
     }
 
+    /// Lets `busy` go with the last byte.
+    pub(crate) fn keep(&self, busy: Busy) {
+        self.0.lock().busy = Some(busy);
+    }
+
     pub(crate) fn watch(&self) -> Weak<Reply> {
         Arc::downgrade(&self.0)
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        let gone = (state.body.take(), state.over());
+        drop(state);
+        drop(gone);
     }
 }
 
@@ -76,14 +128,21 @@ impl Reply {
         let mut state = self.lock();
         let spent =
             state.waits.is_some_and(|since| since.elapsed() >= state.credit.left().min(most));
-        if !spent || state.body.is_none() {
+        if !spent || state.was_cut || (state.body.is_none() && state.given == 0) {
             return false;
         }
         state.was_cut = true;
         let gone = (state.body.take(), state.held.take());
+        let asks = state.asks.take();
         drop(state);
         drop(gone);
+        asks.into_iter().for_each(Waker::wake);
         true
+    }
+
+    /// Whether the body was taken back; bytes of it may be on their way still.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.lock().was_cut
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -92,7 +151,16 @@ impl Reply {
 }
 
 impl State {
+    /// What comes back, if that was the last of it; to be dropped without the lock.
+    fn over(&mut self) -> Option<(Option<Held>, Option<Busy>)> {
+        (self.body.is_none() && self.given == 0).then(|| (self.held.take(), self.busy.take()))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, s3s::StdError>>> {
+        if self.given >= GIVEN_MAX && !self.was_cut {
+            self.asks = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         if let Some(since) = self.waits.take() {
             self.credit.spend(since.elapsed());
         }
@@ -108,15 +176,14 @@ impl State {
         });
         match &poll {
             Poll::Ready(Some(Ok(frame))) => {
-                self.credit.earn(frame.data_ref().map_or(0, Bytes::len));
-                self.waits = Some(Instant::now());
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.credit.earn(bytes);
+                self.given += bytes;
             }
-            Poll::Ready(_) => {
-                self.body = None;
-                self.held = None;
-            }
+            Poll::Ready(_) => self.body = None,
             Poll::Pending => {}
         }
+        self.waits = poll.is_ready().then(Instant::now);
         poll
     }
 }
@@ -129,7 +196,14 @@ impl http_body::Body for ReplyBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, s3s::StdError>>> {
-        self.0.lock().poll(cx)
+        let mut state = self.0.lock();
+        let poll = state.poll(cx);
+        let over = state.over();
+        drop(state);
+        drop(over);
+        poll.map_ok(|frame| {
+            frame.map_data(|bytes| Bytes::from_owner(Given { bytes, reply: Arc::clone(&self.0) }))
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -147,6 +221,7 @@ impl http_body::Body for ReplyBody {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use http_body_util::BodyExt;
 
     use super::*;
@@ -200,6 +275,34 @@ mod tests {
         assert_eq!(readers(&admission), 0);
         assert!(!reply.is_end_stream());
         assert!(reply.frame().await.unwrap().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_on_their_way_keep_the_permit_and_no_more_are_given() {
+        let admission = Admission::new(AdmissionSettings::default(), Arc::default());
+        let mut reply = ReplyBody::new(body(2, GIVEN_MAX), Some(held(&admission).await), PATIENCE);
+        let mut next = async || reply.frame().now_or_never().map(|frame| frame.unwrap().unwrap());
+        let first = next().await.unwrap();
+        assert!(next().await.is_none(), "the first is on its way");
+        drop(first);
+        let second = next().await.unwrap();
+        let watch = reply.watch().upgrade().unwrap();
+        drop(reply);
+        assert_eq!(readers(&admission), 1);
+        assert!(!watch.cut_if_slow(Duration::MAX));
+        drop(second);
+        assert_eq!(readers(&admission), 0);
+        // The end of a body that is short has to be taken, too.
+        let short = s3s::Body::from(Bytes::from_static(b"short"));
+        let mut reply = ReplyBody::new(short, Some(held(&admission).await), PATIENCE);
+        let watch = reply.watch().upgrade().unwrap();
+        let last = reply.frame().await.unwrap().unwrap();
+        drop(reply);
+        assert_eq!(readers(&admission), 1);
+        tokio::time::advance(PATIENCE * 2).await;
+        assert!(watch.cut_if_slow(Duration::MAX) && watch.was_cut());
+        assert_eq!(readers(&admission), 0);
+        drop(last);
     }
 
     #[tokio::test(start_paused = true)]

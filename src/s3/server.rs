@@ -9,6 +9,7 @@
 //! - What a request holds is given back with its last work: with its body, with the task of its
 //!   write; at once when it is refused.
 
+use std::net::Ipv4Addr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,8 +61,6 @@ use crate::s3::request_id::RequestIds;
 
 /// Forms at a time: s3s holds the file of each in memory.
 const FORMS_MAX: usize = 4;
-/// Forms at a time whose fields are read: nobody has signed for that memory yet.
-pub(crate) const FORM_HEADS_MAX: usize = 128;
 /// Refused requests at a time whose bodies are read all the same; others may miss why.
 const DRAINS_MAX: usize = 256;
 /// Bytes that a form may have besides its file.
@@ -94,7 +93,6 @@ struct Inner {
     ids: RequestIds,
     door: Arc<Door>,
     forms: Semaphore,
-    form_heads: Semaphore,
     drains: Semaphore,
 }
 
@@ -152,7 +150,6 @@ impl S3Service {
                 ids: RequestIds::new(),
                 door,
                 forms: Semaphore::new(FORMS_MAX),
-                form_heads: Semaphore::new(FORM_HEADS_MAX),
                 drains: Semaphore::new(DRAINS_MAX),
             }),
         }
@@ -261,9 +258,8 @@ impl S3Service {
         let generation = inner.generation.load_full();
         let settings = &generation.settings;
         let (mut parts, body) = request.into_parts();
-        if let Some(&Peer(peer)) = parts.extensions.get() {
-            inner.door.check_address(peer, &parts.headers)?;
-        }
+        let peer = parts.extensions.get().map_or(Ipv4Addr::UNSPECIFIED.into(), |&Peer(peer)| peer);
+        inner.door.check_address(peer, &parts.headers)?;
         parts.extensions.insert(id.clone());
         let admitted = guard::admit(&mut parts, settings, &inner.clock, &*inner.keys)?;
         match admitted {
@@ -287,8 +283,7 @@ impl S3Service {
                 let mut body = GuardBody::new(body, None, BODY_IDLE_MAX);
                 let (clock, keys) = (&inner.clock, &*inner.keys);
                 let rules = post::Rules { bucket: &bucket, settings, clock, keys };
-                let head = inner.form_heads.try_acquire();
-                let head = head.map_err(|_| inner.door.refuse_unsigned())?;
+                let head = inner.door.begin_form(peer, &parts.headers)?;
                 let form = post::admit(&parts.headers, &mut body, rules).await?;
                 drop(head);
                 inner.door.check_key(&form.signer)?;

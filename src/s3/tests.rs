@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::LazyLock;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -44,8 +45,8 @@ use crate::s3::body_error::body_error;
 use crate::s3::connection::Patience;
 use crate::s3::connection::serve_with;
 use crate::s3::door::Door;
+use crate::s3::door::FORM_HEADS_MAX;
 use crate::s3::request_id::RequestId;
-use crate::s3::server::FORM_HEADS_MAX;
 use crate::s3::server::S3Service;
 use crate::s3::server::S3Settings;
 use crate::s3::signer::Draft;
@@ -190,8 +191,10 @@ impl Answer {
     }
 }
 
+/// One moment for all: what is dated is signed, and both must name the same second.
 fn now() -> Timestamp {
-    Clock::system().now()
+    static NOW: LazyLock<Timestamp> = LazyLock::new(|| Clock::system().now());
+    *NOW
 }
 
 fn signer() -> Signer {
@@ -1124,6 +1127,39 @@ async fn forms_of_strangers_take_a_bounded_room() {
     until(503).await;
     drop(waiting);
     until(204).await;
+}
+
+#[tokio::test]
+async fn forms_of_one_stranger_do_not_keep_those_of_others_away() {
+    let bench = Bench::new().await;
+    let start = format!(
+        "POST /bbb HTTP/1.1\r\nhost: {}\r\ncontent-type: multipart/form-data; boundary=xx\r\n\
+         content-length: 900\r\n\r\n--xx\r\n",
+        bench.address
+    );
+    let mut waiting = Vec::new();
+    for _ in 0..FORM_HEADS_MAX {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut stream = socket.connect(bench.address).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    let refused = || bench.refusals.all().contains(&("signature_budget".to_owned(), 32));
+    let all = async {
+        while !refused() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, all).await.expect("a quarter is left to others");
+    let wish = Form {
+        signer: signer(),
+        expires: Duration::from_secs(3600),
+        conditions: "",
+        extra: &[("key", "in/a")],
+        file: "meow",
+    };
+    assert_eq!(bench.post(&wish).await.status, 204);
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -102,9 +103,7 @@ impl Ballast {
 
     /// The store met a full disk: gives up a step of the ballast. False when nothing is left.
     pub(super) fn give(&self) -> bool {
-        let mut has = held(&self.has);
-        // Somebody may have looked for room and found it.
-        *has = fs::metadata(&self.path).map_or(0, |found| found.len()).min(*has);
+        let mut has = self.left_of_it();
         self.meet();
         if *has == 0 {
             return false;
@@ -139,7 +138,7 @@ impl Ballast {
 
     /// Makes it whole if there is room for it and [`MARGIN`]; whether it is whole now.
     pub(super) fn fill(&self) -> bool {
-        let mut has = held(&self.has);
+        let mut has = self.left_of_it();
         let whole = if self.size == 0 { *has } else { self.size };
         let made = self.make(&mut has, whole);
         if let Err(err) = &made
@@ -181,6 +180,13 @@ impl Ballast {
         self.available().is_ok_and(|free| free.saturating_add(more) >= wanted)
     }
 
+    /// What it has now: somebody else may have looked for room and found it.
+    fn left_of_it(&self) -> MutexGuard<'_, u64> {
+        let mut has = held(&self.has);
+        *has = fs::metadata(&self.path).map_or(0, |found| found.len()).min(*has);
+        has
+    }
+
     /// What the file system says.
     fn available(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(self.path.parent().unwrap_or(Path::new(".")))?;
@@ -189,7 +195,7 @@ impl Ballast {
 
     /// Asked after an error that may mean it: whether the disk, or its owner's share, is full.
     pub(super) fn is_disk_full(&self) -> bool {
-        let has = held(&self.has);
+        let has = self.left_of_it();
         let looked = self.open().and_then(|file| {
             let looked = allocate(&file, *has, *has + LOOK);
             self.left(&file, *has, looked)
@@ -318,6 +324,22 @@ mod tests {
         file.set_len(SIZE).unwrap();
         Ballast::find(dir.path(), SIZE).begin();
         assert!(fs::metadata(dir.path().join(NAME)).unwrap().blocks() * 512 >= SIZE);
+    }
+
+    #[test]
+    fn what_somebody_else_took_is_not_made_of_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = Ballast::find(dir.path(), SIZE);
+        ballast.begin();
+        let path = dir.path().join(NAME);
+        fs::remove_file(&path).unwrap();
+        assert!(!ballast.is_disk_full());
+        assert_eq!(length(dir.path()), None);
+        ballast.begin();
+        fs::remove_file(&path).unwrap();
+        ballast.meet();
+        assert!(ballast.fill());
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= SIZE);
     }
 
     #[test]

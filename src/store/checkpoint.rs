@@ -7,10 +7,10 @@
 //! # On a full disk
 //!
 //! What the log has of new pages may not fit into the database: the ballast is for that, too.
-//! It goes there first: then the log needs none. As long as the ballast is out the log is checkpointed soon after every write and keeps its
-//! length, so that the next transactions go where the last ones were and need no room; unless its
-//! own length is all that the ballast lacks. When the store closes then, the log and its index
-//! stay for the next start.
+//! It goes there first: then the log needs none. As long as the ballast is out the log is
+//! checkpointed soon after every write and keeps its length, so that the next transactions go where
+//! the last ones were and need no room; unless its own length is all that the ballast lacks. When
+//! the store closes then, the log and its index stay for the next start.
 
 use std::fs;
 use std::path::Path;

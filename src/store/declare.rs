@@ -13,6 +13,7 @@ use super::placement::default_in_tx;
 use super::placement::placement_in_tx;
 use super::queue::Lane;
 use super::sql::Sql;
+use super::usage::usage_inherit_in_tx;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
@@ -27,6 +28,8 @@ pub struct DeclaredBackend {
     pub name: String,
     pub location: String,
     pub quota: Option<u64>,
+    /// What it used stays with its account when it goes.
+    pub account: Option<String>,
 }
 
 /// One generation of the configuration, as far as the store keeps it.
@@ -69,23 +72,27 @@ impl Store {
 
 fn backends_declare_in_tx(sql: Sql<'_>, declared: &[DeclaredBackend]) -> Result<(), StoreError> {
     let ids: HashSet<u64> = declared.iter().map(|backend| backend.id.0).collect();
-    let known: Vec<(u64, u64, String, u64)> =
-        sql.all("SELECT no, id, name, rows FROM backends", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    let known: Vec<(u64, u64, String, u64, Option<String>)> =
+        sql.all("SELECT no, id, name, rows, account FROM backends", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?;
-    for (no, _, name, rows) in known.into_iter().filter(|(_, id, ..)| !ids.contains(id)) {
+    for backend in declared {
+        sql.run(
+            "INSERT INTO backends (id, name, location, quota, account) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, location = excluded.location,
+                 quota = excluded.quota, account = excluded.account",
+            (backend.id.0, &backend.name, &backend.location, backend.quota, &backend.account),
+        )?;
+    }
+    for (no, _, name, rows, account) in known.into_iter().filter(|(_, id, ..)| !ids.contains(id)) {
         if rows > 0 {
             return Err(StoreError::BackendInUse(name));
         }
+        let heir = declared.iter().find(|backend| account.is_some() && backend.account == account);
+        if let Some(heir) = heir {
+            usage_inherit_in_tx(sql, no, heir.id)?;
+        }
         sql.run("DELETE FROM backends WHERE no = ?1", [no])?;
-    }
-    for backend in declared {
-        sql.run(
-            "INSERT INTO backends (id, name, location, quota) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (id) DO UPDATE SET name = excluded.name, location = excluded.location,
-                 quota = excluded.quota",
-            (backend.id.0, &backend.name, &backend.location, backend.quota),
-        )?;
     }
     Ok(())
 }

@@ -39,6 +39,8 @@ pub struct BackendRow {
     /// Service, endpoint and root as one text, so that a change is noticed.
     pub location: String,
     pub quota: Option<u64>,
+    /// Whose limits it shares.
+    pub account: Option<String>,
     pub used: u64,
     pub reserved: u64,
     pub orphan: u64,
@@ -50,8 +52,8 @@ impl Store {
     pub async fn backends(&self) -> Result<Vec<BackendRow>, StoreError> {
         self.read(|sql| {
             sql.all(
-                "SELECT id, name, location, quota, used, reserved, orphan, rows FROM backends
-                 ORDER BY no",
+                "SELECT id, name, location, quota, used, reserved, orphan, rows, account
+                 FROM backends ORDER BY no",
                 [],
                 |row| {
                     Ok(BackendRow {
@@ -59,6 +61,7 @@ impl Store {
                         name: row.get(1)?,
                         location: row.get(2)?,
                         quota: row.get(3)?,
+                        account: row.get(8)?,
                         used: row.get(4)?,
                         reserved: row.get(5)?,
                         orphan: row.get(6)?,

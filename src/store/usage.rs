@@ -13,6 +13,7 @@
 //!
 //! - A source hears that something is written only after the commit that wrote it.
 //! - Counts that cannot be written take nothing else back with them.
+//! - What a backend used goes with it, unless another of its account stays: then that one has it.
 //! - Of each backend the newest [`MONTHS_KEPT`] months and [`DAYS_KEPT`] days that have counts are
 //!   kept. It is no matter of the clock: one that was wrong for a moment loses nothing.
 
@@ -149,6 +150,22 @@ fn usage_write_in_tx(sql: Sql<'_>, rows: &[UsageRow]) -> Result<(), StoreError> 
         }
     }
     begun.into_iter().try_for_each(|no| prune_in_tx(sql, no))
+}
+
+/// What `gone` used is `heir`'s from now on: their account has used it.
+pub(super) fn usage_inherit_in_tx(
+    sql: Sql<'_>,
+    gone: u64,
+    heir: BackendId,
+) -> Result<(), StoreError> {
+    sql.run(
+        "INSERT INTO usage (backend, period, kind, class, value)
+         SELECT b.no, u.period, u.kind, u.class, u.value FROM backends b CROSS JOIN usage u
+         WHERE b.id = ?2 AND u.backend = ?1
+         ON CONFLICT DO UPDATE SET value = min(value, ?3 - excluded.value) + excluded.value",
+        (gone, heir.0, i64::MAX),
+    )?;
+    Ok(())
 }
 
 /// Room for a period that began: the oldest go.

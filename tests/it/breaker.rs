@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::thread;
 
 use crate::content::content;
 use crate::other_s3::OtherS3;
@@ -104,11 +105,13 @@ fn reads_fail_over(how: Break) {
     two.settled(SIZES.len());
     two.counts_agree((0, 0));
     two.breaks(how);
+    // At once, so that each of them waits for the broken one.
     let all_read = |world: &World| {
-        for size in SIZES {
+        let read = |size: usize| {
             let key = size.to_string();
             assert!(world.s3().read("kept", &key) == content(&key, 0, size), "{key}");
-        }
+        };
+        thread::scope(|scope| SIZES.map(|size| scope.spawn(move || read(size))).len());
     };
     // Every read is answered, before it opens and afterwards.
     two.world.wait("the breaker opens", |world| {
@@ -151,8 +154,13 @@ fn writes_go_elsewhere(how: Break) {
     two.breaks(how);
     // A short body is still here when its only leg fails, so it goes elsewhere at once.
     two.world.wait("the breaker opens", |world| {
-        let put = world.s3().put("kept", "short", content("short", 0, 100)).send();
-        assert_eq!(put.status, 200, "{}", put.short());
+        let put = |key: &str| {
+            let put = world.s3().put("kept", key, content(key, 0, 100)).send();
+            assert_eq!(put.status, 200, "{}", put.short());
+        };
+        thread::scope(|scope| {
+            ["short 1", "short 2", "short 3"].map(|key| scope.spawn(move || put(key))).len()
+        });
         world.log().contains(OPENED)
     });
     for size in SIZES {

@@ -153,10 +153,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     };
     make(context, args, &plan, &output)?;
     for backend in plan.backends.iter().filter(|backend| backend.is_limited && args.yes) {
-        if let Some(free) = backend.free() {
-            let name = &backend.name;
-            print_warning(&format!("{name} will use no more than is free there, {free}"));
-        }
+        let Some(free) = backend.free() else { continue };
+        let name = &backend.name;
+        print_warning(&match &args.quota {
+            None => format!("{name} will use no more than is free there, {free}"),
+            Some(quota) => format!("{name} may hold {quota}; free there, {free}"),
+        });
     }
     told(context, &plan, &output)?;
     Ok(Exit::Done)

@@ -220,6 +220,13 @@ fn a_timetable_is_what_is_written() {
     warned(&two("22:00-06:00", "05:59-08:00"), "overlaps an entry before it", "first entry");
     warned(&two("22:00-06:00", "23:00-01:00"), "overlaps", "this one never does");
     assert!(good(&two("22:00-06:00", "06:00-22:00")).1.is_empty());
+    let rest = good(&bandwidth("up = [\"08:00-18:00 1 MiB/s\", \"10 MiB/s\"]"));
+    assert!(
+        rest.1.is_empty(),
+        "this is how the example in assets/larder.toml says it: {:?}",
+        rest.1
+    );
+    warned(&bandwidth("up = [\"1 MiB/s\", \"2 MiB/s\"]"), "overlaps", "this one never does");
     let many = |count: usize| {
         let entries: Vec<String> = (0..count)
             .map(|n| {
@@ -300,7 +307,7 @@ fn all_of_it_is_shown_as_it_reads_back() {
     assert_eq!(show(&again), show(&config));
     assert_eq!(again.backends, config.backends);
     assert_eq!((again.engine, again.rate), (config.engine, config.rate));
-    for part in ["per_address_burst = 1", "\"100000 B/s\"", "day_begins = \"09:05\"", "gcs"] {
+    for part in ["per_address_burst = 1", "\"100 kB/s\"", "day_begins = \"09:05\"", "gcs"] {
         assert!(shown.contains(part), "{part} in\n{shown}");
     }
 }

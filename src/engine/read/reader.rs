@@ -250,7 +250,7 @@ impl<S: Source> Reader<S> {
                     tracing::debug!(%blob, "limits keep a blob from being read");
                     return Err(EngineError::Spent);
                 }
-                tracing::warn!(%blob, "no replica of a blob can be read now");
+                tracing::debug!(%blob, "no replica of a blob can be read now");
                 return Err(EngineError::Unavailable(current.last.clone()));
             } else {
                 current.refreshed = true;

@@ -141,6 +141,30 @@ async fn cleanup_puts_off_what_rests_and_counts_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cleanup_finds_what_was_absent_also_when_a_limit_is_reached() {
+    let world = World::with(4 * MIB, 1, 1, |settings| {
+        settings.limits.month.requests = Some(20);
+    })
+    .await;
+    world.put("key", &bytes(100)).await.unwrap();
+    world.faults[0].lose_marker(true);
+    let backend = world.engine.fleet.load().all()[0].clone();
+    drop(backend.read_here("x", 0..1));
+    assert!(!backend.is_present());
+    let meter = backend.meter();
+    (0..20).for_each(|_| meter.call(crate::model::Purpose::Client, crate::model::Class::A));
+    world.faults[0].clear();
+    world.faults[0].lose_marker(false);
+    world.engine.look_for_absent().await;
+    assert!(!backend.is_present(), "upkeep keeps to the limit");
+    let key = ObjectKey::new("key").unwrap();
+    world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
+    let outcome = world.engine.cleanup_once().await.unwrap();
+    assert_eq!((outcome.deleted, outcome.failed, world.files()), (1, 0, 0));
+    assert!(backend.is_present());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_will_not_be_taken_is_not_asked_for() {
     let world = World::with(4 * MIB, 1, 1, |settings| settings.keep_free = Some(u64::MAX)).await;
     for size in [1, 100, 65536, 65537, 9 * MIB] {

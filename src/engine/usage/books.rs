@@ -116,12 +116,21 @@ impl Engine {
     }
 
     /// These are about to take the place of the fleet's backends: what was counted and promised
-    /// there goes on with them.
+    /// there goes on with them. What one used that goes stays with its account, as in the store.
     pub fn usage_hand_on(&self, backends: &[Arc<Backend>]) {
         let fleet = self.fleet.load();
         for backend in backends {
             if let Some(before) = fleet.get(backend.id()) {
                 before.meter().hand_on(backend.meter());
+            }
+        }
+        // After those, so that an heir knows what it had itself.
+        let stays = |gone: &Backend| backends.iter().any(|one| one.id() == gone.id());
+        for gone in fleet.all().iter().filter(|gone| !stays(gone)) {
+            let account = &gone.settings().account;
+            let is_heir = |one: &&Arc<Backend>| one.settings().account == *account;
+            if let Some(heir) = backends.iter().find(is_heir).filter(|_| account.is_some()) {
+                gone.meter().leave_to(heir.meter());
             }
         }
     }

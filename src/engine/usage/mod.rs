@@ -79,6 +79,8 @@ pub struct Line {
     pub what: Counted,
     /// By all backends of the account.
     pub used: u64,
+    /// What of it was other than clients' requests.
+    pub work: u64,
     pub limit: Option<u64>,
     /// At the end of the period, if it goes on like this.
     pub expected: u64,
@@ -91,7 +93,8 @@ impl Line {
     fn of(what: Counted, tally: &Tally, allowance: &Allowance, at: &Progress) -> Line {
         let (used, limit) = (what.of(&tally.all), what.limit(allowance));
         let reached = limit.and_then(|limit| at.reached(used, limit));
-        Line { what, used, limit, expected: at.expected(used), reached }
+        let work = what.of(&tally.work);
+        Line { what, used, work, limit, expected: at.expected(used), reached }
     }
 }
 

@@ -176,6 +176,7 @@ fn declaration(settings: &[BackendSettings]) -> Declaration {
         name: one.name.clone(),
         location: one.name.clone(),
         quota: one.quota,
+        account: one.account.clone(),
     };
     let (replicas, min_replicas) = (1, 1);
     Declaration {
@@ -411,6 +412,18 @@ async fn counts_wait_shorter_near_a_limit_and_longer_without_one() {
 }
 
 #[tokio::test]
+async fn no_bytes_are_nothing_that_waits_to_be_written() {
+    let world = World::new(vec![in_memory("m0", Limits::default())]).await;
+    world.engine.usage_flush().await.unwrap();
+    world.meter(0).egress(Purpose::Client, 0);
+    world.meter(0).ingress(Purpose::Client, 0);
+    // The loop would find it due, and nothing to write, again and again.
+    pass(Duration::from_secs(601)).await;
+    assert_eq!(world.engine.usage_turn(&mut Turns::default()).await, None);
+    assert_eq!(world.meter(0).unwritten_since(), None);
+}
+
+#[tokio::test]
 async fn the_loop_writes_within_seconds_and_is_still_when_nothing_happens() {
     let world = World::new(vec![in_memory("m0", calls(10))]).await;
     let stop = CancellationToken::new();
@@ -456,6 +469,43 @@ async fn a_reload_in_the_middle_loses_no_call() {
     world.engine.usage_flush().await.unwrap();
     assert_eq!(world.stored_calls(0, NOVEMBER).await, sent);
     assert_eq!(first.tally(NOVEMBER), world.meter(0).tally(NOVEMBER));
+}
+
+/// Dropping a backend and adding it again would else be a way past every limit.
+#[tokio::test]
+async fn what_a_backend_used_stays_with_its_account_when_it_goes() {
+    let account = |name: &str| {
+        let account = Some("together".to_owned());
+        BackendSettings { account, ..in_memory(name, calls(100)) }
+    };
+    let all = vec![account("m0"), account("m1"), account("m2"), in_memory("m3", calls(100))];
+    let mut world = World::new(all).await;
+    (0..4).for_each(|number| world.count(number, 10 << number));
+    world.engine.usage_flush().await.unwrap();
+    // The last two are gone when the next process starts.
+    world.settings.truncate(2);
+    world.restart().await;
+    assert_eq!(world.stored_calls(0, NOVEMBER).await, 10 + 40);
+    assert_eq!(world.stored_calls(0, Period(20_261_130)).await, 10 + 40);
+    // And one more goes while it runs.
+    let gone = world.meter(1);
+    world.count(1, 1);
+    world.settings.truncate(1);
+    let (store, clock) = (world.engine.store.clone(), world.engine.clock.clone());
+    let backends = open(&store, &clock, &world.settings).await;
+    world.engine.usage_learn(&backends).await.unwrap();
+    store.declare(declaration(&world.settings)).await.unwrap();
+    world.engine.usage_hand_on(&backends);
+    let settings = (**world.engine.settings.load()).clone();
+    world.engine.reload(Fleet::new(backends), settings, 64 << 20);
+    // A call of the generation before.
+    gone.call(Purpose::Client, Class::C);
+    assert_eq!(world.meter(0).tally(NOVEMBER).all.calls[Class::C as usize], 10 + 40 + 20 + 2);
+    world.engine.usage_flush().await.unwrap();
+    assert_eq!(world.meter(0).unwritten_since(), None);
+    world.restart().await;
+    assert_eq!(world.meter(0).tally(NOVEMBER).all.calls[Class::C as usize], 72);
+    world.verify().await;
 }
 
 #[tokio::test]

@@ -52,7 +52,13 @@ impl World {
             let (id, name) = (BackendId(number), format!("disk{number}"));
             let root = dir.path().join(&name);
             backends.push(Backend::for_tests(&name, id, Some(&root), Faults::default()).await);
-            declared.push(DeclaredBackend { id, location: name.clone(), name, quota: None });
+            declared.push(DeclaredBackend {
+                id,
+                location: name.clone(),
+                name,
+                quota: None,
+                account: None,
+            });
         }
         let placement = Placement {
             replicas: 2,

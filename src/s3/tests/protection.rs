@@ -199,6 +199,42 @@ async fn a_client_that_does_not_read_loses_its_permit_over_http_1_and_2() {
     connection.abort();
 }
 
+#[tokio::test]
+async fn a_client_that_opens_no_window_holds_nothing_for_long() {
+    let millis = Duration::from_millis;
+    let patience = Patience { blocked: millis(300), look: millis(10), ..Patience::USUAL };
+    let bench = Bench::with(patience, Duration::from_secs(5)).await;
+    bench.put_in("piece", vec![7; 1 << 20]);
+    for window in [1, 65_535] {
+        let stream = TcpStream::connect(bench.address).await.unwrap();
+        let mut client =
+            hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        client.initial_stream_window_size(window);
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut client, connection) = client.handshake(io).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut draft = bench.draft("GET", "/bbb/piece", "UNSIGNED-PAYLOAD");
+        signer().sign_header(&mut draft);
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            let uri = format!("http://{}/bbb/piece", bench.address);
+            let mut request = hyper::Request::builder().uri(uri);
+            for (name, value) in draft.headers.iter().filter(|(name, _)| name != "host") {
+                request = request.header(name, value);
+            }
+            let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+            let answer = client.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            answers.push(answer);
+        }
+        assert_eq!(bench.readers(), 3, "what was not taken is still there");
+        until("the permits come back", || bench.readers() == 0).await;
+        let end = tokio::time::timeout(DEADLINE, connection).await;
+        let _ = end.expect("the bytes go with their connection").unwrap();
+    }
+    assert!(bench.refused("slow") >= 2);
+}
+
 /// A body that never comes.
 struct Never;
 

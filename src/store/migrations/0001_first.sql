@@ -129,6 +129,7 @@ CREATE TABLE backends (
     name TEXT NOT NULL,
     location TEXT NOT NULL,
     quota INTEGER,
+    account TEXT,
     used INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0),
     reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     orphan INTEGER NOT NULL DEFAULT 0 CHECK (orphan >= 0),

@@ -78,6 +78,7 @@ async fn an_operation_runs_to_its_end_without_its_caller() {
     let world = World::new().await;
     let registered = world.register(&[4], 1).await;
     let commit = commit(world.bucket.id, "k", 1, finished(&registered));
+    let hold = hold_writer(&world.store).await;
     let mut call = Box::pin(world.store.version_commit(commit));
     // Polled once, so that it is queued, and then dropped.
     tokio::select! {
@@ -86,6 +87,7 @@ async fn an_operation_runs_to_its_end_without_its_caller() {
         () = std::future::ready(()) => (),
     }
     drop(call);
+    drop(hold);
     // Behind it in the queue.
     world.ledger_after_writes().await;
     assert!(world.find("k").await.is_ok());

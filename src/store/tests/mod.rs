@@ -61,6 +61,7 @@ fn declaration(quota: Option<u64>) -> Declaration {
             name: format!("b{}", id.0),
             location: format!("fs:/{}", id.0),
             quota,
+            account: None,
         })
         .collect();
     Declaration {

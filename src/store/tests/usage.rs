@@ -84,6 +84,8 @@ async fn counts_go_along_with_a_commit_and_not_with_intents_alone() {
     let commit = commit(world.bucket.id, "k", 1, finished(&registered));
     world.store.version_commit(commit).await.unwrap();
     assert_eq!(load(&world, 202_611).await, Some(tally(9)));
+    // The source is told after those who wait for the commit.
+    world.ledger_after_writes().await;
     assert!(source.rows.lock().unwrap().is_empty());
     // Many commits in a short time ask once a second at most.
     let begun = std::time::Instant::now();
