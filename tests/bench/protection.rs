@@ -26,8 +26,8 @@ const ADMITTED: usize = 16;
 const TURNS: u32 = 1_000_000;
 /// Limits that nothing reaches: what is measured is the looking.
 const WIDE: &str = "[admission]\nreads = 100000\nwrites = 100000\n";
-const LIMITED: &str = "[rate_limit]\nper_address = 10000000\nper_address_burst = 10000000\n\
-                       per_key = 10000000\nper_key_burst = 10000000\n";
+const LIMITED: &str = "[rate_limit]\nper_address = 1000000\nper_address_burst = 1000000\n\
+                       per_key = 1000000\nper_key_burst = 1000000\n";
 
 pub(crate) fn protection(options: &Options, table: &mut Table) {
     for _ in 0..options.rounds {
