@@ -47,6 +47,10 @@
 //! - Bytes that one part of Larder reads for another (copies between placements) draw on the
 //!   budget once, where they are read; drawing twice could wait for itself.
 //! - `cli` names the operations of `admin`, which it sends to a server or runs itself.
+//! - What comes before a signature has held waits for nothing and reads no body, so the runtime's
+//!   threads are its budget; only forms, whose signature stands in their body, have one of their own.
+//! - The probe of a breaker is a look at the marker and not the next real call: it is answered at
+//!   once or not at all, and nobody's upload is lost with it.
 
 pub mod base;
 pub mod model;
