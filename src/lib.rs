@@ -49,6 +49,8 @@
 //! - `cli` names the operations of `admin`, which it sends to a server or runs itself.
 //! - What comes before a signature has held waits for nothing and reads no body, so the runtime's
 //!   threads are its budget; only forms, whose signature stands in their body, have one of their own.
+//! - 1024 reads and 512 writes are admitted at a time, not 256 and 128: ordinary clients have 256
+//!   requests on their way, and some of them give up on the first few refusals.
 //! - The probe of a breaker is a look at the marker and not the next real call: it is answered at
 //!   once or not at all, and nobody's upload is lost with it.
 

@@ -57,8 +57,9 @@ pub struct AdmissionSettings {
 impl Default for AdmissionSettings {
     fn default() -> AdmissionSettings {
         AdmissionSettings {
-            reads: 256,
-            writes: 128,
+            // s5cmd alone has 256 requests on their way, and gives up soon when they are refused.
+            reads: 1024,
+            writes: 512,
             worker_share: 0.25,
             wait: Duration::ZERO,
             shed_from: 0.8,
