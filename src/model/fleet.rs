@@ -13,11 +13,23 @@ pub enum ReplicaState {
     Damaged,
     /// Good, but its backend is being emptied of it.
     Leaving,
+    /// Good as far as is known, on a backend that is absent for so long that it does not count.
+    Away,
+    /// Its backend is there and serves others, and its bytes cannot be read: not counted, and not
+    /// taken for damaged before it has stayed so for a day.
+    Unreadable,
 }
 
 impl ReplicaState {
-    pub const ALL: [ReplicaState; 5] =
-        [Self::Writing, Self::Good, Self::Missing, Self::Damaged, Self::Leaving];
+    pub const ALL: [ReplicaState; 7] = [
+        Self::Writing,
+        Self::Good,
+        Self::Missing,
+        Self::Damaged,
+        Self::Leaving,
+        Self::Away,
+        Self::Unreadable,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -26,12 +38,14 @@ impl ReplicaState {
             Self::Missing => "missing",
             Self::Damaged => "damaged",
             Self::Leaving => "leaving",
+            Self::Away => "away",
+            Self::Unreadable => "unreadable",
         }
     }
 
     /// Its bytes may be read.
     pub fn is_readable(self) -> bool {
-        matches!(self, Self::Good | Self::Leaving)
+        matches!(self, Self::Good | Self::Leaving | Self::Away)
     }
 }
 

@@ -4,9 +4,9 @@
 //!
 //! - `refs` is the number of entries that name the blob; a committed blob has at least one.
 //! - A blob is committed exactly when `refs` is not 0; before, its hash is zeros.
-//! - `deficit` of a committed blob is its placement's replicas less its good ones, and `due` is
-//!   set exactly while that is positive. A blob that is not committed has neither, but for
-//!   `due = -1` once its last intent was given up.
+//! - `good` of a committed blob is the number of its good replicas, `deficit` its placement's
+//!   replicas less those, and `due` is set exactly while that is positive. A blob that is not
+//!   committed has none of them, but for `due = -1` once its last intent was given up.
 
 use std::sync::Arc;
 
@@ -261,7 +261,7 @@ fn blob_take_in_tx(
     let short = born.and_then(|key| stem_short(&row.stem, key));
     tx.run(
         "UPDATE blobs SET refs = 1, hash = ?2, groups = ?3, deficit = ?4, due = ?5, born = ?6,
-             stem = ?7
+             stem = ?7, good = ?8
          WHERE id = ?1",
         (
             blob.0,
@@ -271,6 +271,7 @@ fn blob_take_in_tx(
             (deficit > 0).then_some(turn.now.0),
             short.is_some().then_some(turn.seq),
             short.as_deref().unwrap_or(&row.stem),
+            finished.good.len(),
         ),
     )?;
     Ok(row.size)
@@ -391,16 +392,17 @@ pub(super) fn blob_deficit_in_tx(
         sql.one("SELECT count(*) FROM replicas WHERE blob = ?1 AND state = 1", [blob.0], |row| {
             row.get(0)
         })?;
-    let deficit = row.wished - good.unwrap_or(0);
+    let good = good.unwrap_or(0);
+    let deficit = row.wished - good;
     sql.run(
-        "UPDATE blobs SET deficit = ?2, due = ?3 WHERE id = ?1",
-        (blob.0, deficit, (deficit > 0).then_some(now.0)),
+        "UPDATE blobs SET deficit = ?2, due = ?3, good = ?4 WHERE id = ?1",
+        (blob.0, deficit, (deficit > 0).then_some(now.0), good),
     )?;
     Ok(())
 }
 
-pub(super) const DROPPED_BETWEEN: &str =
-    "SELECT id FROM blobs WHERE due < 0 AND refs = 0 AND id >= ?1 AND id < ?2 LIMIT ?3";
+pub(super) const DROPPED_BETWEEN: &str = "SELECT id FROM blobs
+     WHERE good = 0 AND due = -1 AND refs = 0 AND id >= ?1 AND id < ?2 LIMIT ?3";
 
 /// Condemns intents with ids from `first` to below `end`, which have no writer: how many, and
 /// whether there may be more.

@@ -293,8 +293,12 @@ pub(super) fn intent_condemn_in_tx(
 
 fn is_living(state: ReplicaState) -> bool {
     match state {
-        ReplicaState::Writing | ReplicaState::Good | ReplicaState::Leaving => true,
         ReplicaState::Missing | ReplicaState::Damaged => false,
+        ReplicaState::Writing
+        | ReplicaState::Good
+        | ReplicaState::Leaving
+        | ReplicaState::Away
+        | ReplicaState::Unreadable => true,
     }
 }
 
@@ -305,6 +309,8 @@ fn state_code(state: ReplicaState) -> u8 {
         ReplicaState::Missing => 2,
         ReplicaState::Damaged => 3,
         ReplicaState::Leaving => 4,
+        ReplicaState::Away => 5,
+        ReplicaState::Unreadable => 6,
     }
 }
 
@@ -315,6 +321,8 @@ pub(super) fn state_of(code: u8) -> ReplicaState {
         1 => ReplicaState::Good,
         2 => ReplicaState::Missing,
         4 => ReplicaState::Leaving,
+        5 => ReplicaState::Away,
+        6 => ReplicaState::Unreadable,
         _ => ReplicaState::Damaged,
     }
 }

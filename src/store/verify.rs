@@ -75,7 +75,7 @@ const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "a condemned path waits for nothing",
-        "SELECT path FROM condemned WHERE due IS NULL AND attempts < 10",
+        "SELECT path FROM condemned WHERE due IS NULL AND kept = 0 AND attempts < 10",
     ),
     (
         "a blob's references are not its entries",
@@ -93,7 +93,7 @@ const CHECKS: &[(&str, &str)] = &[
          LEFT JOIN (SELECT blob, count(*) AS n FROM replicas WHERE state = 1 GROUP BY blob) x
          ON x.blob = b.id
          WHERE b.refs > 0 AND (b.deficit <> p.replicas - coalesce(x.n, 0)
-             OR (b.due IS NOT NULL) <> (b.deficit > 0))",
+             OR b.good <> coalesce(x.n, 0) OR (b.due IS NOT NULL) <> (b.deficit > 0))",
     ),
     (
         "a blob's name wants the key of a version that it is not in",
@@ -118,7 +118,7 @@ const CHECKS: &[(&str, &str)] = &[
     (
         "a blob has the wrong number of group hashes",
         "SELECT id || '' FROM blobs WHERE groups IS NOT NULL AND length(groups) % 32 <> 0
-             OR length(hash) <> 32",
+             OR length(hash) NOT IN (0, 32)",
     ),
     (
         "an entry names a blob that is not there, or bytes that it does not have",

@@ -102,6 +102,7 @@ struct Open {
 enum Belief {
     Missing,
     Damaged,
+    Unreadable,
     Good,
 }
 
@@ -327,7 +328,8 @@ impl Current {
             ReplicaState::Missing | ReplicaState::Writing => Belief::Missing,
             ReplicaState::Damaged => Belief::Damaged,
             _ if self.damaged.contains(&replica.write) => Belief::Damaged,
-            ReplicaState::Good | ReplicaState::Leaving => Belief::Good,
+            ReplicaState::Unreadable => Belief::Unreadable,
+            ReplicaState::Good | ReplicaState::Leaving | ReplicaState::Away => Belief::Good,
         }
     }
 

@@ -70,14 +70,18 @@ CREATE TABLE entries (
     PRIMARY KEY (owner, ordinal)
 ) STRICT, WITHOUT ROWID;
 
--- Until a commit takes the blob, `refs` is 0 and `hash` is zeros, so that the row keeps its length; `deficit` is what is missing to the placement
--- (negative: more than wished) and `due` is set while it is positive. `stem` names the paths of
--- the replicas; while the version `born` exists, character 1 in it stands for that version's key.
+-- Until a commit takes the blob, `refs` is 0 and `hash` is zeros, so that the row keeps its length;
+-- the hash of an imported blob is empty until its bytes have been read. `good` counts the good
+-- replicas, `deficit` is what they miss to the placement (negative: more than wished), and `due`,
+-- set while that is positive, is when the replicator may look at it: a time, or above `PARKED` the
+-- number of the fleet's change that found no target for it. `stem` names the paths of the
+-- replicas; while the version `born` exists, character 1 in it stands for that version's key.
 CREATE TABLE blobs (
     id INTEGER PRIMARY KEY,
     size INTEGER NOT NULL CHECK (size > 0),
     refs INTEGER NOT NULL CHECK (refs >= 0),
     placement INTEGER NOT NULL REFERENCES placements (id),
+    good INTEGER NOT NULL DEFAULT 0 CHECK (good >= 0),
     deficit INTEGER NOT NULL,
     due INTEGER,
     hash BLOB NOT NULL,
@@ -85,28 +89,38 @@ CREATE TABLE blobs (
     stem TEXT NOT NULL,
     groups BLOB
 ) STRICT;
-CREATE INDEX blobs_due ON blobs (due) WHERE due IS NOT NULL;
+-- The most endangered first.
+CREATE INDEX blobs_due ON blobs (good, due, id) WHERE due IS NOT NULL;
+CREATE INDEX blobs_surplus ON blobs (id) WHERE deficit < 0;
+CREATE INDEX blobs_unhashed ON blobs (id) WHERE hash = x'';
 
--- `dead` is 0 while the replica is writing, good or leaving, else its own write id: two living
--- replicas of a blob on one backend cannot be.
+-- `dead` is the replica's own write id while it is missing or damaged, else 0: two living replicas
+-- of a blob on one backend cannot be. `checked` is when its bytes were last compared with the hash
+-- (null: when they were written), or since when they cannot be read. `borrowed` is set on what was
+-- imported and is not Larder's own yet: a number that changes when its owner changes the file.
 CREATE TABLE replicas (
     write INTEGER PRIMARY KEY,
     blob INTEGER NOT NULL REFERENCES blobs (id),
     backend INTEGER NOT NULL,
     dead INTEGER NOT NULL,
-    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 4),
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 6),
     form INTEGER NOT NULL CHECK (form BETWEEN 0 AND 2),
     own TEXT,
     bytes INTEGER,
     checked INTEGER,
+    borrowed INTEGER,
     CHECK ((own IS NULL) = (form <> 2)),
-    CHECK ((dead = 0) = (state IN (0, 1, 4)))
+    CHECK (borrowed IS NULL OR form = 2),
+    CHECK ((dead = 0) = (state NOT IN (2, 3)))
 ) STRICT;
 CREATE UNIQUE INDEX replicas_blob ON replicas (blob, backend, dead);
 CREATE UNIQUE INDEX replicas_own ON replicas (backend, own) WHERE own IS NOT NULL;
 CREATE INDEX replicas_writing ON replicas (write) WHERE state = 0;
+CREATE INDEX replicas_leaving ON replicas (backend, write) WHERE state = 4;
+CREATE INDEX replicas_unreadable ON replicas (checked, write) WHERE state = 6;
 
--- `id` is the write id of the replica that it was. `due` is null once it is parked.
+-- `id` is the write id of the replica that it was. `due` is null once it is parked. What is `kept`
+-- was only borrowed: it is never deleted, and stands here so that it is not imported again.
 CREATE TABLE condemned (
     id INTEGER PRIMARY KEY,
     backend INTEGER NOT NULL,
@@ -117,12 +131,17 @@ CREATE TABLE condemned (
     due INTEGER,
     attempts INTEGER NOT NULL DEFAULT 0,
     again INTEGER NOT NULL CHECK (again IN (0, 1)),
-    error TEXT
+    kept INTEGER NOT NULL DEFAULT 0 CHECK (kept IN (0, 1)),
+    error TEXT,
+    CHECK (kept = 0 OR due IS NULL)
 ) STRICT;
 CREATE INDEX condemned_due ON condemned (due, seq) WHERE due IS NOT NULL;
+CREATE INDEX condemned_parked ON condemned (id) WHERE due IS NULL AND kept = 0;
+CREATE INDEX condemned_kept ON condemned (backend, path) WHERE kept = 1;
 
 -- `no` stands for the backend in all other tables: the ids of backends are long.
--- `rows` counts replicas and condemned paths.
+-- `rows` counts replicas and condemned paths. `state`: 0 in use, 1 draining, 2 absent for so long
+-- that its replicas do not count. `absent_since`: since when it cannot be used, while it cannot.
 CREATE TABLE backends (
     no INTEGER PRIMARY KEY,
     id INTEGER NOT NULL UNIQUE,
@@ -134,7 +153,8 @@ CREATE TABLE backends (
     reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     orphan INTEGER NOT NULL DEFAULT 0 CHECK (orphan >= 0),
     rows INTEGER NOT NULL DEFAULT 0 CHECK (rows >= 0),
-    state INTEGER NOT NULL DEFAULT 0
+    state INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 2),
+    absent_since INTEGER
 ) STRICT;
 
 CREATE TABLE usage (
