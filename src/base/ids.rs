@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::clock::Clock;
+use super::clock::Timestamp;
 
 /// 2020-01-01T00:00:00Z, in microseconds since 1970.
 const EPOCH_MICROS: i64 = 1_577_836_800_000_000;
@@ -77,6 +78,16 @@ fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// When the id was made, as far as the clock was right and ids did not run ahead of it.
+pub fn made(id: u64) -> Timestamp {
+    Timestamp(EPOCH_MICROS.saturating_add(made_micros(id) as i64))
+}
+
+/// The same in microseconds since 2020.
+pub fn made_micros(id: u64) -> u64 {
+    id >> RANDOM_BITS
 }
 
 /// The text of an id: [`TEXT_LEN`] characters, sorting as the ids do.

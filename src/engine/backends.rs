@@ -32,13 +32,11 @@ impl Engine {
         let fleet = self.fleet.load_full();
         let state = |row: BackendRow| {
             let backend = fleet.get(row.id);
-            let held = row.used.saturating_add(row.reserved).saturating_add(row.orphan);
-            let by_quota = row.quota.map(|quota| quota.saturating_sub(held));
             let by_room = backend.and_then(|backend| backend.room());
             BackendState {
                 service: backend.map(|backend| backend.settings().service.clone()),
                 is_present: backend.is_some_and(|backend| backend.is_present()),
-                free: by_quota.into_iter().chain(by_room).min(),
+                free: row.free().into_iter().chain(by_room).min(),
                 breaker: backend.map(|backend| backend.breaker_view()),
                 limits: backend.map(|backend| backend.limits()).filter(Limits::is_set),
                 reached: backend.and_then(|backend| backend.reached()),

@@ -6,9 +6,10 @@
 //!
 //! # Invariant
 //!
-//! An intent that was registered here is settled here: it becomes a good replica, or it is
-//! abandoned after its writer stopped, also when whoever asked has gone away meanwhile. Where the
-//! store's outcome is unknown it is settled as soon as the store can say what is true.
+//! An intent that was registered here is settled here: it becomes a good replica, beside the others
+//! or in the place of one, or it is abandoned after its writer stopped, also when whoever asked has
+//! gone away meanwhile. Where the store's outcome is unknown it is settled as soon as the store can
+//! say what is true.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,13 +24,18 @@ use super::read::Means;
 use super::read::Segment;
 use super::settling::Due;
 use super::settling::Settling;
+use crate::backend::Backend;
 use crate::backend::BackendError;
+use crate::backend::Fleet;
 use crate::backend::Writer;
 use crate::base::Budget;
 use crate::base::limits::SHORT_BODY_MAX;
 use crate::model::BackendId;
 use crate::model::BlobId;
+use crate::model::CondemnReason;
+use crate::model::WriteId;
 use crate::store::Choose;
+use crate::store::CopyWhen;
 use crate::store::FailedWrite;
 use crate::store::Intent;
 use crate::store::Replica;
@@ -45,6 +51,9 @@ pub(crate) enum CopyBlobError {
     Source(#[source] EngineError),
     #[error("the new replica cannot be written")]
     Target(BackendId, #[source] BackendError),
+    /// The service said that it was written.
+    #[error("the new replica on {backend} has {length} bytes and should have {size}")]
+    Length { backend: BackendId, size: u64, length: u64 },
     #[error("backend {0} is not in the fleet any more")]
     Gone(BackendId),
     /// The runtime is going down; the next start settles the intent.
@@ -64,12 +73,25 @@ pub(crate) struct CopySource {
     pub(crate) replicas: Vec<Replica>,
 }
 
+/// What becomes of a new replica whose bytes are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It stays an intent, which is the caller's to commit.
+    Left,
+    /// It is one more.
+    Good,
+    /// It takes the place of this one, which is condemned.
+    InsteadOf(WriteId, CondemnReason),
+}
+
 impl Engine {
-    /// Copies a committed blob to the backend that `choose` names; the new replica is good and
-    /// recorded when this returns.
+    /// Copies a committed blob to the backend that `choose` names, for a client or as work, as
+    /// `fleet` was taken; the new replica is recorded as `ending` says when this returns.
     pub(crate) async fn copy_blob(
         &self,
+        fleet: Arc<Fleet>,
         blob: BlobId,
+        (when, ending): (CopyWhen, Ending),
         choose: Choose,
     ) -> Result<Intent, CopyBlobError> {
         // Before the look-up, so that nothing that it names is deleted under the read.
@@ -84,7 +106,7 @@ impl Engine {
             from: 0,
             to: facts.size,
         };
-        self.copy(segment, choose, true, ticket).await
+        self.copy(fleet, segment, (when, ending), choose, ticket).await
     }
 
     /// Copies a blob that is not committed yet. The bytes of the intent that this returns are
@@ -103,25 +125,27 @@ impl Engine {
             from: 0,
             to: source.size,
         };
-        self.copy(segment, choose, false, ()).await
+        let how = (CopyWhen::Always, Ending::Left);
+        self.copy(self.fleet.load_full(), segment, how, choose, ()).await
     }
 
     async fn copy(
         &self,
+        fleet: Arc<Fleet>,
         segment: Segment,
+        (when, ending): (CopyWhen, Ending),
         choose: Choose,
-        commits: bool,
         hold: impl Send + 'static,
     ) -> Result<Intent, CopyBlobError> {
-        let (live, mut means) = self.reading();
+        let (live, mut means) = (Live { store: self.store.clone(), fleet }, self.means());
         let (settling, mut buffers) = (self.settling.clone(), self.buffers.clone());
-        if !commits && segment.size <= SHORT_BODY_MAX {
+        if ending == Ending::Left && segment.size <= SHORT_BODY_MAX {
             // Its writer still holds the bytes and their place in the budget. Many such that all
             // waited for more would wait for each other.
             means.budget = Budget::new(segment.size);
             buffers = Budget::new(segment.size);
         }
-        let copy = Copy { live, means, settling, buffers, segment, commits };
+        let copy = Copy { live, means, settling, buffers, segment, when, ending };
         // A task of its own: once registered, an intent is settled whoever still waits.
         let task = tokio::spawn(copy.run(choose, hold));
         task.await.unwrap_or(Err(CopyBlobError::BrokenOff))
@@ -134,8 +158,8 @@ struct Copy {
     settling: Settling,
     buffers: Budget,
     segment: Segment,
-    /// Whether the new replica is recorded as good.
-    commits: bool,
+    when: CopyWhen,
+    ending: Ending,
 }
 
 /// A copy that failed, and whether bytes of it may be left at the backend.
@@ -147,23 +171,28 @@ struct Failed {
 impl Copy {
     async fn run(self, choose: Choose, hold: impl Send + 'static) -> Result<Intent, CopyBlobError> {
         let (store, settling) = (self.live.store.clone(), self.settling.clone());
-        let intent = store.replica_register(self.segment.blob, choose).await?;
-        let (write, commits) = (intent.write, self.commits);
-        match self.bytes(&intent, hold).await {
-            Ok(()) if !commits => Ok(intent),
-            Ok(()) => match store.replica_commit(write).await {
-                Ok(()) => Ok(intent),
-                Err(why @ StoreError::Superseded) => Err(why.into()),
-                Err(why) => {
-                    settling.settle(Due::Good(write)).await;
-                    Err(why.into())
-                }
-            },
-            Err(Failed { why, unknown }) => {
-                settling.settle(Due::Failed(FailedWrite { write, unknown })).await;
-                Err(why)
-            }
+        let intent = store.replica_register(self.segment.blob, self.when, choose).await?;
+        let (write, ending) = (intent.write, self.ending);
+        if let Err(Failed { why, unknown }) = self.bytes(&intent, hold).await {
+            settling.settle(Due::Failed(FailedWrite { write, unknown })).await;
+            return Err(why);
         }
+        let recorded = match ending {
+            Ending::Left => Ok(()),
+            Ending::Good => store.replica_commit(write).await,
+            Ending::InsteadOf(old, reason) => store.replica_swap(write, old, reason).await,
+        };
+        let Err(why) = recorded else { return Ok(intent) };
+        settling
+            .settle(match why {
+                // The store has condemned it with its blob, or it is not wanted.
+                StoreError::Superseded | StoreError::Changed => {
+                    Due::Failed(FailedWrite { write, unknown: false })
+                }
+                _ => Due::Good(write),
+            })
+            .await;
+        Err(why.into())
     }
 
     /// Brings the bytes to the intent's path and makes them durable.
@@ -172,6 +201,7 @@ impl Copy {
             return Err(Failed { why: CopyBlobError::Gone(intent.backend), unknown: false });
         };
         let size = self.segment.size;
+        let replaces = matches!(self.ending, Ending::InsteadOf(..));
         let _buffers = match target.write_buffer(size) {
             0 => None,
             kept => Some(self.buffers.take(kept).await),
@@ -186,7 +216,23 @@ impl Copy {
             why: CopyBlobError::Target(intent.backend, err),
         };
         let writer = target.write(&intent.path, size).await.map_err(failed)?;
-        pass_on(body, writer, intent.backend).await
+        pass_on(body, writer, intent.backend).await?;
+        match replaces {
+            true => seen(&target, intent, size).await,
+            false => Ok(()),
+        }
+    }
+}
+
+/// Looks at what was written, before another replica is given up for it.
+async fn seen(target: &Backend, intent: &Intent, size: u64) -> Result<(), Failed> {
+    let failed = |why| Failed { unknown: true, why: CopyBlobError::Target(intent.backend, why) };
+    match target.stat(&intent.path).await.map_err(failed)? {
+        length if length == size => Ok(()),
+        length => {
+            let backend = intent.backend;
+            Err(Failed { unknown: false, why: CopyBlobError::Length { backend, size, length } })
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use super::Engine;
 use super::EngineError;
 use super::copy_blob::CopyBlobError;
+use super::copy_blob::Ending;
 use super::error::BodyError;
 use super::hash::BodyHash;
 use super::hash::Wanted;
@@ -41,6 +42,7 @@ use crate::model::ReadConditions;
 use crate::model::condition::ReadVerdict;
 use crate::store::CopyPart;
 use crate::store::CopyVersion;
+use crate::store::CopyWhen;
 use crate::store::Head;
 use crate::store::NewMeta;
 use crate::store::PartInfo;
@@ -314,7 +316,8 @@ impl Engine {
                 facts => facts?,
             };
             let choose = self.copy_chooser(&fleet, &bucket.placement, facts.stem, Vec::new());
-            match self.copy_blob(*blob, choose).await {
+            let how = (CopyWhen::Always, Ending::Good);
+            match self.copy_blob(Arc::clone(&fleet), *blob, how, choose).await {
                 Ok(_) | Err(CopyBlobError::Store(StoreError::Superseded)) => {}
                 Err(CopyBlobError::Source(EngineError::Spent)) => return Err(EngineError::Spent),
                 Err(CopyBlobError::Store(StoreError::NoRoom { size }))

@@ -122,7 +122,10 @@ impl From<StoreError> for EngineError {
             StoreError::TooManyUploads => EngineError::TooManyUploads,
             StoreError::Busy => EngineError::Busy,
             StoreError::TooFewReplicas(_) => EngineError::Unavailable(None),
+            StoreError::NoSuchBackend => EngineError::NoSuchBackend,
             err @ (StoreError::Changed
+            | StoreError::Enough
+            | StoreError::SoleReplicas(_)
             | StoreError::OtherPlacement
             | StoreError::BackendInUse(_)
             | StoreError::Superseded

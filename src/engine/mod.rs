@@ -21,23 +21,31 @@ mod buckets;
 mod cleanup;
 mod copy_blob;
 mod copy_object;
+mod drain;
 mod error;
+mod examine;
 mod get_object;
 mod hash;
 mod keys;
+mod move_replica;
 mod multipart;
 mod objects;
 mod put_object;
 mod read;
+mod reap;
 mod refusals;
+mod replicate;
 mod request;
 mod settling;
+mod step;
+mod surplus;
 mod tee;
 #[cfg(test)]
 mod tests;
 mod upkeep;
 mod usage;
 mod verify;
+mod watch;
 mod write;
 
 use crate::backend::Fleet;
@@ -48,19 +56,25 @@ use crate::store::UsageSource;
 
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::store::{
-    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, ListAfter, ListItem,
-    ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
+    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, Holdings, Leave,
+    ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage,
+    UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
 pub use buckets::{CreatedBucket, WishRefused};
 pub use cleanup::CleanupOutcome;
+pub use drain::{DrainCursor, DrainProgress};
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
+pub use reap::ReapCursor;
 pub use refusals::{Cause, Refusals};
 pub use request::*;
+pub use step::{Next, Step};
+pub use surplus::{SurplusCursor, SurplusReplica};
 pub use usage::{BackendUsage, Line, Money, PeriodUsage};
 pub use verify::{Verified, VerifyOptions, VerifyProgress};
+pub use watch::FleetListener;
 
 /// Everything that the verbs work with. One for the life of the process.
 pub struct Engine {
@@ -83,6 +97,8 @@ pub struct Engine {
     pub(crate) admission: Arc<Admission>,
     /// What was turned away.
     pub(crate) refusals: Arc<Refusals>,
+    /// How the fleet changes.
+    pub(crate) watch: watch::Watch,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +131,7 @@ impl Engine {
             books,
             admission: Arc::new(admission),
             refusals,
+            watch: watch::Watch::new(store.run_mark()),
             settling: settling::Settling::new(store.clone()),
             store,
             fleet: ArcSwap::from_pointee(fleet),
@@ -141,5 +158,6 @@ impl Engine {
         let buffers = memory / 2;
         self.budget.resize(memory - buffers);
         self.buffers.resize(buffers);
+        self.fleet_changes();
     }
 }

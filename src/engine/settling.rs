@@ -10,7 +10,8 @@
 //!
 //! - What is settled here has no writer any more.
 //! - Of two that came one after the other the first is settled first.
-//! - At most [`WAITING_MAX`] wait; those beyond are left to the next start, which settles all.
+//! - At most [`WAITING_MAX`] wait; as many beyond, and what the store will not take, are left to the
+//!   reaper, and the rest to the reaper of the next run.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,6 +41,17 @@ pub(crate) enum Due {
     Failed(FailedWrite),
 }
 
+impl Waiting {
+    fn lose(&mut self, due: Due) {
+        match self.lost.len() < WAITING_MAX {
+            true => self.lost.push_back(due),
+            false => {
+                tracing::error!("too many intents wait to be settled; one more is left behind")
+            }
+        }
+    }
+}
+
 /// Settles intents. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Settling {
@@ -51,6 +63,8 @@ pub(crate) struct Settling {
 struct Waiting {
     due: VecDeque<Due>,
     is_tried: bool,
+    /// What the store would not take, or found no place: the reaper tries again.
+    lost: VecDeque<Due>,
 }
 
 impl Settling {
@@ -66,12 +80,20 @@ impl Settling {
         }
         let mut waiting = self.lock();
         if waiting.due.len() >= WAITING_MAX {
-            tracing::error!("too many intents wait to be settled; the next start settles one more");
+            waiting.lose(due);
             return;
         }
         waiting.due.push_back(due);
         if !std::mem::replace(&mut waiting.is_tried, true) {
             tokio::spawn(self.clone().try_again());
+        }
+    }
+
+    /// Tries once more what was lost.
+    pub(crate) async fn settle_lost(&self) {
+        let lost = std::mem::take(&mut self.lock().lost);
+        for due in lost {
+            self.settle(due).await;
         }
     }
 
@@ -108,7 +130,8 @@ impl Settling {
                 false
             }
             Err(err) => {
-                tracing::error!(error = chain(&err), "an intent stays until the next start");
+                tracing::error!(error = chain(&err), "an intent cannot be settled");
+                self.lock().lose(due.clone());
                 true
             }
         }

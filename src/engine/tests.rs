@@ -32,6 +32,7 @@ use crate::store::Durability;
 use crate::store::StoreSettings;
 
 mod protection;
+mod work;
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(30);

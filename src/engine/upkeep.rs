@@ -9,6 +9,9 @@ impl Engine {
     pub async fn look_for_absent(&self) {
         let fleet = self.fleet.load_full();
         futures_util::future::join_all(fleet.all().iter().map(|backend| backend.tend())).await;
+        if let Err(err) = self.watch_fleet().await {
+            tracing::warn!(error = chain(&err), "what is absent cannot be remembered now");
+        }
     }
 
     /// Forgets uploads that were completed so long ago that nobody will ask again.

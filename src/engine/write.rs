@@ -248,7 +248,7 @@ impl Engine {
         Box::new(move |ledger, size, holders| {
             let stem = stems.pop_front()?;
             let count = placement.replicas as usize;
-            let (stem, placement, avoid) = (&stem, &placement, &avoid);
+            let (stem, placement, avoid, holders) = (&stem, &placement, &avoid, &holders.counting);
             let wish = Wish { size, count, holders, avoid, stem, placement, same_device };
             let targets = choose_targets(&fleet, ledger, wish);
             let lasting = |t: &&Target| fleet.get(t.backend).is_some_and(|b| b.is_durable());
@@ -271,12 +271,37 @@ impl Engine {
         let placement = placement.clone();
         Box::new(move |ledger, size, holders| {
             let is_there = |id: &&BackendId| !failed_on.contains(id);
-            let holders: Vec<_> = holders.iter().filter(is_there).copied().collect();
-            let (holders, avoid) = (&holders, &failed_on);
+            let counting: Vec<_> = holders.counting.iter().filter(is_there).copied().collect();
+            let avoid = [failed_on.as_slice(), &holders.living].concat();
+            let (holders, avoid) = (&counting, &avoid);
             let (stem, placement) = (&stem, &placement);
             let wish = Wish { size, count: 1, holders, avoid, stem, placement, same_device };
             let mut targets = choose_targets(&fleet, ledger, wish);
             targets.retain(|t| fleet.get(t.backend).is_some_and(|b| b.is_durable()));
+            (!targets.is_empty()).then_some(targets)
+        })
+    }
+
+    /// The choice of the one backend that a replica shall move to, if it may take it.
+    pub(super) fn move_chooser(
+        &self,
+        fleet: &Fleet,
+        placement: &Placement,
+        stem: String,
+        between: Between,
+    ) -> Choose {
+        let same_device = self.settings.load().same_device;
+        let fleet = fleet.clone();
+        let placement = placement.clone();
+        Box::new(move |ledger, size, holders| {
+            let others = fleet.all().iter().map(|b| b.id()).filter(|id| *id != between.to);
+            let avoid: Vec<_> = others.chain(holders.living.iter().copied()).collect();
+            let stays = |id: &&BackendId| **id != between.from;
+            let counting: Vec<_> = holders.counting.iter().filter(stays).copied().collect();
+            let (holders, avoid) = (&counting, &avoid);
+            let (stem, placement) = (&stem, &placement);
+            let wish = Wish { size, count: 1, holders, avoid, stem, placement, same_device };
+            let targets = choose_targets(&fleet, ledger, wish);
             (!targets.is_empty()).then_some(targets)
         })
     }
@@ -309,6 +334,13 @@ impl Engine {
     }
 }
 
+/// The two ends of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Between {
+    pub(super) from: BackendId,
+    pub(super) to: BackendId,
+}
+
 /// One choice that is asked for.
 struct Wish<'a> {
     size: u64,
@@ -334,7 +366,7 @@ fn choose_targets(fleet: &Fleet, ledger: &[LedgerRow], wish: Wish<'_>) -> Vec<Ta
             let fitness = backend.fitness(Operation::Write, wish.size);
             Some(Candidate {
                 backend: backend.id(),
-                writable: fitness.is_fit() && !wish.avoid.contains(&backend.id()),
+                writable: row.in_use && fitness.is_fit() && !wish.avoid.contains(&backend.id()),
                 doubtful: fitness == Fitness::Doubtful,
                 durable: backend.is_durable(),
                 room: by_quota.min(on_disk),

@@ -49,6 +49,32 @@ impl ReplicaState {
     }
 }
 
+/// What a backend is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Duty {
+    #[default]
+    InUse,
+    /// Its replicas move elsewhere, and it takes no new ones.
+    Draining,
+    /// Absent for so long that its replicas do not count.
+    Away,
+    /// Its owner took it out; what only it had is missing.
+    Removed,
+}
+
+impl Duty {
+    pub const ALL: [Duty; 4] = [Self::InUse, Self::Draining, Self::Away, Self::Removed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InUse => "in use",
+            Self::Draining => "draining",
+            Self::Away => "away",
+            Self::Removed => "removed",
+        }
+    }
+}
+
 /// Why a path was condemned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CondemnReason {

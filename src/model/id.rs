@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use crate::base::Timestamp;
 use crate::base::ids;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub u64);
 
         impl $name {
@@ -43,6 +44,13 @@ id!(
     /// One attempt to write one replica. Paths end in it, so no path is used twice.
     WriteId
 );
+impl WriteId {
+    /// About when the write was registered.
+    pub fn made(self) -> Timestamp {
+        ids::made(self.0)
+    }
+}
+
 id!(
     /// A backend, as its marker says; its name in the configuration is only a label.
     BackendId

@@ -19,7 +19,7 @@ pub use access::{AccessKey, Action, Grant, Grants};
 pub use bucket::{Bucket, BucketName, Names, Placement, Routing};
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumType};
 pub use condition::{EtagMatch, ReadConditions, WriteConditions};
-pub use fleet::{CondemnReason, ReplicaState};
+pub use fleet::{CondemnReason, Duty, ReplicaState};
 pub use id::{BackendId, BlobId, BucketId, PlacementId, UploadId, VersionSeq, WriteId};
 pub use key::ObjectKey;
 pub use tags::Tags;

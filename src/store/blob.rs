@@ -21,13 +21,16 @@ use super::ledger::Turn;
 use super::queue::Lane;
 use super::replica::Choose;
 use super::replica::FailedWrite;
+use super::replica::Holders;
 use super::replica::Intent;
 use super::replica::ReplicaRow;
 use super::replica::WRITING_BETWEEN;
 use super::replica::intent_condemn_in_tx;
 use super::replica::intent_in_tx;
+use super::replica::replica_condemn_in_tx;
 use super::replica::replica_in_tx;
 use super::replica::replicas_in_tx;
+use super::replica::settled_state_in_tx;
 use super::sql::Sql;
 use super::writer::Need;
 use super::writer::Tx;
@@ -110,7 +113,7 @@ impl Store {
             }
             let mut ledger = Ledger::read_in_tx(sql)?;
             for size in sizes {
-                let targets = choose(&ledger.rows, size, &[]).unwrap_or_default();
+                let targets = choose(&ledger.rows, size, &Holders::default()).unwrap_or_default();
                 let fit = targets.iter().all(|t| ledger.reserve(t.backend, size).is_some());
                 if targets.is_empty() || !fit {
                     return Err(StoreError::NoRoom { size });
@@ -172,7 +175,7 @@ pub(super) struct BlobRow {
     pub(super) size: u64,
     pub(super) stem: String,
     is_committed: bool,
-    wished: i64,
+    pub(super) wished: i64,
 }
 
 pub(super) fn blob_in_tx(sql: Sql<'_>, blob: BlobId) -> Result<Option<BlobRow>, StoreError> {
@@ -200,7 +203,7 @@ fn register_in_tx(
     choose: &mut Choose,
 ) -> Result<Registered, StoreError> {
     let size = request.size;
-    let targets = choose(&ledger.rows, size, &[]).unwrap_or_default();
+    let targets = choose(&ledger.rows, size, &Holders::default()).unwrap_or_default();
     if targets.is_empty() {
         return Err(StoreError::NoRoom { size });
     }
@@ -241,15 +244,11 @@ fn blob_take_in_tx(
     if finished.good.is_empty() {
         return Err(StoreError::TooFewReplicas(vec![blob]));
     }
+    let mut good = 0;
     for write in &finished.good {
-        let backend: Option<u64> = tx.one(
-            "UPDATE replicas SET state = 1 WHERE write = ?1 AND blob = ?2 AND state = 0
-             RETURNING backend",
-            (write.0, blob.0),
-            |row| row.get(0),
-        )?;
-        let backend = backend.ok_or(StoreError::Superseded)?;
-        turn.shift(backend, row.size, Column::Reserved, Column::Used);
+        let settled = settled_state_in_tx(**tx, *write, blob)?.ok_or(StoreError::Superseded)?;
+        turn.shift(settled.backend, row.size, Column::Reserved, Column::Used);
+        good += i64::from(settled.counts);
     }
     for failed in &finished.failed {
         let replica = replica_in_tx(**tx, failed.write)?;
@@ -257,7 +256,9 @@ fn blob_take_in_tx(
             intent_condemn_in_tx(tx, turn, &replica, failed.unknown)?;
         }
     }
-    let deficit = row.wished - finished.good.len() as i64;
+    let deficit = row.wished - good;
+    tx.marks.short |= deficit > 0;
+    tx.marks.surplus |= deficit < 0;
     let short = born.and_then(|key| stem_short(&row.stem, key));
     tx.run(
         "UPDATE blobs SET refs = 1, hash = ?2, groups = ?3, deficit = ?4, due = ?5, born = ?6,
@@ -271,7 +272,7 @@ fn blob_take_in_tx(
             (deficit > 0).then_some(turn.now.0),
             short.is_some().then_some(turn.seq),
             short.as_deref().unwrap_or(&row.stem),
-            finished.good.len(),
+            good,
         ),
     )?;
     Ok(row.size)
@@ -381,24 +382,53 @@ fn blob_condemn_in_tx(
     Ok(())
 }
 
-/// Counts anew what is missing to the placement.
-pub(super) fn blob_deficit_in_tx(
-    sql: Sql<'_>,
+/// Counts anew what is missing to the placement. When nothing is, replicas that were found missing
+/// or damaged have had their use, and are condemned.
+pub(super) fn blob_count_in_tx(
+    tx: &mut Tx<'_>,
+    turn: &mut Turn,
     blob: BlobId,
-    now: Timestamp,
 ) -> Result<(), StoreError> {
-    let Some(row) = blob_in_tx(sql, blob)?.filter(|row| row.is_committed) else { return Ok(()) };
+    let Some(row) = blob_in_tx(**tx, blob)?.filter(|row| row.is_committed) else { return Ok(()) };
     let good: Option<i64> =
-        sql.one("SELECT count(*) FROM replicas WHERE blob = ?1 AND state = 1", [blob.0], |row| {
+        tx.one("SELECT count(*) FROM replicas WHERE blob = ?1 AND state = 1", [blob.0], |row| {
             row.get(0)
         })?;
     let good = good.unwrap_or(0);
     let deficit = row.wished - good;
-    sql.run(
+    tx.run(
         "UPDATE blobs SET deficit = ?2, due = ?3, good = ?4 WHERE id = ?1",
-        (blob.0, deficit, (deficit > 0).then_some(now.0), good),
+        (blob.0, deficit, (deficit > 0).then_some(turn.now.0), good),
     )?;
+    tx.marks.short |= deficit > 0;
+    tx.marks.surplus |= deficit < 0;
+    if deficit > 0 {
+        return Ok(());
+    }
+    for replica in replicas_in_tx(**tx, blob)? {
+        let reason = match replica.state {
+            ReplicaState::Missing => CondemnReason::Superseded,
+            ReplicaState::Damaged => CondemnReason::Damaged,
+            _ => continue,
+        };
+        replica_condemn_in_tx(tx, turn, &replica, reason, false)?;
+    }
     Ok(())
+}
+
+/// Takes away a bounded number of uncommitted blobs with ids below `first` that have no intent.
+pub(super) fn settle_dropped_in_tx(
+    tx: &mut Tx<'_>,
+    first: u64,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let some = (0, first, WORK_ROWS_MAX);
+    let dropped: Vec<BlobId> = tx.all(DROPPED_BETWEEN, some, |row| Ok(BlobId(row.get(0)?)))?;
+    let mut turn = Turn::begin(tx, now);
+    for blob in dropped {
+        blob_condemn_in_tx(tx, &mut turn, blob, CondemnReason::Abandoned, &is_intent)?;
+    }
+    turn.end(tx)
 }
 
 pub(super) const DROPPED_BETWEEN: &str = "SELECT id FROM blobs

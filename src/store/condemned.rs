@@ -30,7 +30,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(60);
 const RETRY_MAX: Duration = Duration::from_secs(24 * 3600);
 const ATTEMPTS_MAX: u32 = 10;
 /// When a path whose write had an unknown outcome is deleted a second time.
-const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// Characters of a failure's text that are kept.
 const ERROR_MAX: usize = 500;
 
@@ -159,7 +159,7 @@ pub(super) const NEXT: &str =
     "SELECT due FROM condemned WHERE due IS NOT NULL AND seq <= ?1 ORDER BY due, seq LIMIT 1";
 
 /// Turns a replica into a condemned path. Its own row is the caller's to delete. `is_again`: its
-/// bytes may still appear after the first delete.
+/// bytes may still appear after the first delete. What is only borrowed is kept, and remembered.
 pub(super) fn condemn_in_tx(
     tx: &mut Tx<'_>,
     turn: &mut Turn,
@@ -167,9 +167,18 @@ pub(super) fn condemn_in_tx(
     reason: CondemnReason,
     is_again: bool,
 ) -> Result<(), StoreError> {
+    let from = match replica.state {
+        ReplicaState::Writing => Column::Reserved,
+        _ => Column::Used,
+    };
+    if replica.is_borrowed && replica.state == ReplicaState::Missing {
+        // Its owner took it away: there is nothing to keep.
+        turn.forget(replica.backend, replica.size, from, 1);
+        return Ok(());
+    }
     tx.run(
-        "INSERT INTO condemned (id, backend, path, size, reason, seq, due, again)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO condemned (id, backend, path, size, reason, seq, due, again, kept)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         (
             replica.write.0,
             replica.backend,
@@ -177,14 +186,11 @@ pub(super) fn condemn_in_tx(
             replica.size,
             reason as u8,
             turn.seq,
-            turn.now.0,
-            is_again,
+            (!replica.is_borrowed).then_some(turn.now.0),
+            is_again && !replica.is_borrowed,
+            replica.is_borrowed,
         ),
     )?;
-    let from = match replica.state {
-        ReplicaState::Writing => Column::Reserved,
-        _ => Column::Used,
-    };
     turn.shift(replica.backend, replica.size, from, Column::Orphan);
     tx.marks.condemned = true;
     Ok(())
@@ -204,10 +210,10 @@ fn forget_in_tx(tx: &Tx<'_>, turn: &mut Turn, id: u64) -> Result<(), StoreError>
              WHERE id = ?1",
             (id, turn.now.plus(AGAIN_AFTER).0),
         )?;
-        turn.forget(backend, size, 0);
+        turn.forget(backend, size, Column::Orphan, 0);
     } else {
         tx.run("DELETE FROM condemned WHERE id = ?1", [id])?;
-        turn.forget(backend, size, 1);
+        turn.forget(backend, size, Column::Orphan, 1);
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::placement::default_in_tx;
 use super::placement::placement_in_tx;
 use super::queue::Lane;
 use super::sql::Sql;
+use super::standing::duty_of;
 use super::usage::usage_inherit_in_tx;
 use super::writer::Need;
 use super::writer::Tx;
@@ -20,6 +21,7 @@ use crate::base::Timestamp;
 use crate::model::AccessKey;
 use crate::model::BackendId;
 use crate::model::BucketId;
+use crate::model::Duty;
 use crate::model::Placement;
 
 #[derive(Clone, Debug)]
@@ -72,9 +74,9 @@ impl Store {
 
 fn backends_declare_in_tx(sql: Sql<'_>, declared: &[DeclaredBackend]) -> Result<(), StoreError> {
     let ids: HashSet<u64> = declared.iter().map(|backend| backend.id.0).collect();
-    let known: Vec<(u64, u64, String, u64, Option<String>)> =
-        sql.all("SELECT no, id, name, rows, account FROM backends", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+    let known: Vec<(u64, u64, String, u64, Option<String>, u8)> =
+        sql.all("SELECT no, id, name, rows, account, state FROM backends", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
         })?;
     for backend in declared {
         sql.run(
@@ -84,10 +86,17 @@ fn backends_declare_in_tx(sql: Sql<'_>, declared: &[DeclaredBackend]) -> Result<
             (backend.id.0, &backend.name, &backend.location, backend.quota, &backend.account),
         )?;
     }
-    for (no, _, name, rows, account) in known.into_iter().filter(|(_, id, ..)| !ids.contains(id)) {
-        if rows > 0 {
+    for (no, _, name, rows, account, state) in
+        known.into_iter().filter(|(_, id, ..)| !ids.contains(id))
+    {
+        if rows > 0 && duty_of(state) != Duty::Removed {
             return Err(StoreError::BackendInUse(name));
         }
+        if rows > 0 {
+            // What it alone had is missing until its owner deletes it.
+            continue;
+        }
+        sql.run("DELETE FROM jobs WHERE name IN ('drain:' || ?1, 'standing:' || ?1)", [no])?;
         let heir = declared.iter().find(|backend| account.is_some() && backend.account == account);
         if let Some(heir) = heir {
             usage_inherit_in_tx(sql, no, heir.id)?;

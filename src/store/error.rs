@@ -56,6 +56,14 @@ pub enum StoreError {
     /// The replica's row is gone or its blob is: whoever wrote it need do nothing more.
     #[error("superseded")]
     Superseded,
+    /// The blob has, or is getting, as many good replicas as it should.
+    #[error("there are enough replicas")]
+    Enough,
+    /// The replicas of a backend are the only good ones of this many blobs.
+    #[error("{0} blobs have no other good replica")]
+    SoleReplicas(u64),
+    #[error("there is no such backend")]
+    NoSuchBackend,
     /// The queue of the writer is full.
     #[error("the metadata store is busy")]
     Busy,

@@ -8,6 +8,7 @@ use super::codec;
 use super::entry::slices_in_tx;
 use super::error::StoreError;
 use super::part::PartInfo;
+use super::placement::placement_read;
 use super::replica::Replica;
 use super::replica::form_of;
 use super::replica::state_of;
@@ -19,6 +20,7 @@ use crate::model::BlobId;
 use crate::model::BucketId;
 use crate::model::Etag;
 use crate::model::ObjectKey;
+use crate::model::Placement;
 use crate::model::PlacementId;
 use crate::model::VersionMeta;
 use crate::model::VersionSeq;
@@ -63,6 +65,8 @@ pub struct BlobFacts {
     pub size: u64,
     pub hash: [u8; 32],
     pub placement: PlacementId,
+    /// What the placement wishes.
+    pub wish: Placement,
     pub stem: String,
 }
 
@@ -71,21 +75,28 @@ impl Store {
     pub async fn blob(&self, blob: BlobId) -> Result<BlobFacts, StoreError> {
         self.read(move |sql| {
             let found = sql.one(
-                "SELECT b.size, b.hash, b.placement, b.stem, v.key
-                 FROM blobs b LEFT JOIN versions v ON v.seq = b.born
+                "SELECT b.size, b.hash, b.placement, b.stem, v.key, p.replicas, p.min_replicas,
+                     p.routing, p.require_distinct
+                 FROM blobs b CROSS JOIN placements p ON p.id = b.placement
+                 LEFT JOIN versions v ON v.seq = b.born
                  WHERE b.id = ?1 AND b.refs > 0",
                 [blob.0],
                 |row| {
                     let born = row.get_ref(4)?.as_blob_or_null()?;
-                    Ok(BlobFacts {
+                    let (wish, labels) = placement_read(row, 5)?;
+                    let facts = BlobFacts {
                         size: row.get(0)?,
                         hash: row.get(1)?,
                         placement: PlacementId(row.get(2)?),
+                        wish,
                         stem: stem_whole(row.get_ref(3)?.as_str()?, born),
-                    })
+                    };
+                    Ok((facts, labels))
                 },
             )?;
-            found.ok_or(StoreError::Superseded)
+            let (mut facts, labels) = found.ok_or(StoreError::Superseded)?;
+            facts.wish.require_distinct = codec::labels_read(&labels)?;
+            Ok(facts)
         })
         .await
     }
@@ -192,7 +203,7 @@ fn head_read(row: &Row<'_>) -> Result<Head, StoreError> {
 
 /// One row for each replica of each entry, in the order of the body.
 pub(super) const ENTRIES: &str = "SELECT e.ordinal, e.part, e.blob, e.offset, e.length, b.size,
-         b.hash, b.stem, r.write, k.id, r.state, r.form, r.own, v.key
+         b.hash, b.stem, r.write, k.id, r.state, r.form, r.own, v.key, r.borrowed IS NOT NULL
      FROM entries e CROSS JOIN blobs b ON b.id = e.blob
      LEFT JOIN replicas r ON r.blob = e.blob LEFT JOIN backends k ON k.no = r.backend
      LEFT JOIN versions v ON v.seq = b.born
@@ -234,5 +245,6 @@ fn replica_read(row: &Row<'_>) -> rusqlite::Result<Option<Replica>> {
         backend: BackendId(row.get(9)?),
         path: path(&form, &stem, write),
         state: state_of(row.get(10)?),
+        is_borrowed: row.get(14)?,
     }))
 }

@@ -11,9 +11,11 @@ use std::collections::BTreeMap;
 use super::Store;
 use super::error::StoreError;
 use super::sql::Sql;
+use super::standing::duty_of;
 use super::writer::Tx;
 use crate::base::Timestamp;
 use crate::model::BackendId;
+use crate::model::Duty;
 
 /// What the ledger says of one backend, inside the registering transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct LedgerRow {
     pub used: u64,
     pub reserved: u64,
     pub orphan: u64,
+    /// It may be written to: it is neither being emptied nor removed.
+    pub in_use: bool,
 }
 
 impl LedgerRow {
@@ -46,13 +50,29 @@ pub struct BackendRow {
     pub orphan: u64,
     /// Replicas in any state and condemned paths.
     pub rows: u64,
+    pub duty: Duty,
+    /// Since when it cannot be used, while it cannot.
+    pub absent_since: Option<Timestamp>,
+}
+
+impl BackendRow {
+    /// Bytes of all kinds that it holds.
+    pub fn held(&self) -> u64 {
+        self.used.saturating_add(self.reserved).saturating_add(self.orphan)
+    }
+
+    /// Bytes that the quota leaves; `None` without one.
+    pub fn free(&self) -> Option<u64> {
+        self.quota.map(|quota| quota.saturating_sub(self.held()))
+    }
 }
 
 impl Store {
     pub async fn backends(&self) -> Result<Vec<BackendRow>, StoreError> {
         self.read(|sql| {
             sql.all(
-                "SELECT id, name, location, quota, used, reserved, orphan, rows, account
+                "SELECT id, name, location, quota, used, reserved, orphan, rows, account, state,
+                     absent_since
                  FROM backends ORDER BY no",
                 [],
                 |row| {
@@ -66,6 +86,8 @@ impl Store {
                         reserved: row.get(5)?,
                         orphan: row.get(6)?,
                         rows: row.get(7)?,
+                        duty: duty_of(row.get(9)?),
+                        absent_since: row.get::<_, Option<i64>>(10)?.map(Timestamp),
                     })
                 },
             )
@@ -85,7 +107,8 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn read_in_tx(sql: Sql<'_>) -> Result<Ledger, StoreError> {
         let read = sql.all(
-            "SELECT no, id, quota, used, reserved, orphan FROM backends ORDER BY no",
+            "SELECT no, id, quota, used, reserved, orphan, state IN (0, 2) FROM backends
+             ORDER BY no",
             [],
             |row| {
                 let ledger = LedgerRow {
@@ -94,6 +117,7 @@ impl Ledger {
                     used: row.get(3)?,
                     reserved: row.get(4)?,
                     orphan: row.get(5)?,
+                    in_use: row.get(6)?,
                 };
                 Ok((row.get::<_, u64>(0)?, ledger))
             },
@@ -167,9 +191,9 @@ impl Turn {
         self.add(backend, to, size as i64);
     }
 
-    /// A condemned path is forgotten.
-    pub(super) fn forget(&mut self, backend: u64, size: u64, rows: i64) {
-        self.add(backend, Column::Orphan, -(size as i64));
+    /// Bytes are counted no more, and `rows` rows are gone.
+    pub(super) fn forget(&mut self, backend: u64, size: u64, from: Column, rows: i64) {
+        self.add(backend, from, -(size as i64));
         self.shifts.entry(backend).or_default().rows -= rows;
     }
 

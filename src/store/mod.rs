@@ -36,6 +36,7 @@ mod declare;
 mod entry;
 mod error;
 mod find;
+mod give_up;
 mod key;
 mod ledger;
 mod listing;
@@ -44,10 +45,14 @@ mod part;
 mod placement;
 mod queue;
 mod readers;
+mod reap;
+mod removal;
+mod repair;
 mod replica;
 mod schema;
 mod shared;
 mod sql;
+mod standing;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -75,11 +80,16 @@ pub use self::copy::{CopyPart, CopyVersion};
 pub use self::declare::{Declaration, DeclaredBackend};
 pub use self::error::StoreError;
 pub use self::find::{BlobFacts, Entry, Found, Head};
+pub use self::give_up::GiveUp;
 pub use self::ledger::{BackendRow, LedgerRow};
 pub use self::listing::{ListAfter, ListItem, ListPage, ListQuery, ListedObject};
 pub use self::operator::{BucketWishes, StoredReplica, WishError};
 pub use self::part::{CommitPart, PartInfo};
-pub use self::replica::{Choose, FailedWrite, Intent, Replica, Target};
+pub use self::reap::DeadIntent;
+pub use self::removal::{Holdings, Leave};
+pub use self::repair::{BACKLOG_MAX, LookAgain};
+pub use self::replica::{Choose, CopyWhen, FailedWrite, Holders, Intent, Replica, Target};
+pub use self::standing::Following;
 pub use self::ticket::Ticket;
 pub use self::upload::{CompleteUpload, CompletedUpload, NewUpload, Upload};
 pub use self::upload_listing::{UploadPage, UploadQuery};
@@ -174,6 +184,11 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         // It panics only if a thread did, which was logged then.
         let _ = tokio::task::spawn_blocking(move || inner.stop()).await;
+    }
+
+    /// A number that every later run of the same store exceeds: microseconds since 2020.
+    pub fn run_mark(&self) -> u64 {
+        crate::base::ids::made_micros(self.shared().first_id)
     }
 
     fn shared(&self) -> &Shared {

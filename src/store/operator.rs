@@ -253,6 +253,7 @@ impl Store {
                         backend: BackendId(row.get(2)?),
                         path: path(&form_of(row.get(4)?, row.get(5)?), &stem, write),
                         state: state_of(row.get(3)?),
+                        is_borrowed: row.get(10)?,
                     };
                     let (blob, size) = (BlobId(row.get(1)?), row.get(6)?);
                     Ok((StoredReplica { replica, blob, size, hash: [0; 32] }, row.get(8)?))
@@ -293,7 +294,7 @@ impl Store {
 
 pub(super) const REPLICAS_PAGE: &str =
     "SELECT r.write, r.blob, k.id, r.state, r.form, r.own, coalesce(r.bytes, b.size), b.stem, b.hash,
-         v.key
+         v.key, r.borrowed IS NOT NULL
      FROM replicas r CROSS JOIN blobs b ON b.id = r.blob CROSS JOIN backends k ON k.no = r.backend
      LEFT JOIN versions v ON v.seq = b.born
      WHERE r.write > ?1 AND r.state <> 0 AND b.refs > 0 ORDER BY r.write LIMIT ?2";

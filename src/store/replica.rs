@@ -7,7 +7,7 @@
 use rusqlite::Row;
 
 use super::Store;
-use super::blob::blob_deficit_in_tx;
+use super::blob::blob_count_in_tx;
 use super::blob::blob_in_tx;
 use super::blob::stem_whole;
 use super::condemned::condemn_in_tx;
@@ -36,9 +36,27 @@ pub struct Target {
 }
 
 /// Chooses the backends of one blob of `size` bytes: a pure decision on the ledger as the
-/// transaction sees it, earlier blobs of the same call included, given the backends that hold or
-/// will hold the blob already (`holders`). `None`: there is no room.
-pub type Choose = Box<dyn FnMut(&[LedgerRow], u64, &[BackendId]) -> Option<Vec<Target>> + Send>;
+/// transaction sees it, earlier blobs of the same call included, given the backends that have the
+/// blob already. `None`: there is no room.
+pub type Choose = Box<dyn FnMut(&[LedgerRow], u64, &Holders) -> Option<Vec<Target>> + Send>;
+
+/// The backends that have a living replica of a blob.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// In any living state: none of these can take another.
+    pub living: Vec<BackendId>,
+    /// Good or on its way: labels and devices of a further one must differ from these.
+    pub counting: Vec<BackendId>,
+}
+
+/// When one more replica is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyWhen {
+    /// Whatever the blob has.
+    Always,
+    /// While good ones and those that this run is writing are fewer than wished.
+    Short,
+}
 
 /// The promise to write one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,30 +79,33 @@ pub struct Replica {
     pub backend: BackendId,
     pub path: String,
     pub state: ReplicaState,
+    /// It was imported and is its owner's: it is never deleted.
+    pub is_borrowed: bool,
 }
 
 impl Store {
     /// One more intent for a blob, committed or not. `NoRoom` when `choose` gives none; it gives
-    /// one. `Superseded` when the blob is gone.
+    /// one. `Superseded` when the blob is gone, `Enough` when it has all that `when` asks for.
     pub async fn replica_register(
         &self,
         blob: BlobId,
+        when: CopyWhen,
         mut choose: Choose,
     ) -> Result<Intent, StoreError> {
+        let first = self.shared().first_id;
         self.write(Lane::Request, Need::Recorded, move |tx| {
             let row = blob_in_tx(**tx, blob)?.ok_or(StoreError::Superseded)?;
-            let holders: Vec<BackendId> = tx.all(
-                "SELECT b.id FROM replicas r CROSS JOIN backends b ON b.no = r.backend
-                 WHERE r.blob = ?1 AND r.dead = 0",
-                [blob.0],
-                |row| Ok(BackendId(row.get(0)?)),
-            )?;
+            let (holders, coming) = holders_in_tx(**tx, blob, first)?;
+            if when == CopyWhen::Short && coming >= row.wished {
+                return Err(StoreError::Enough);
+            }
             let mut ledger = Ledger::read_in_tx(**tx)?;
             let no_room = StoreError::NoRoom { size: row.size };
             let Some(targets) = choose(&ledger.rows, row.size, &holders) else {
                 return Err(no_room);
             };
-            let Some(target) = targets.into_iter().find(|t| !holders.contains(&t.backend)) else {
+            let Some(target) = targets.into_iter().find(|t| !holders.living.contains(&t.backend))
+            else {
                 return Err(no_room);
             };
             let intent = intent_in_tx(tx, &mut ledger, blob, (row.size, &row.stem), target)?;
@@ -102,16 +123,15 @@ impl Store {
             let row = replica_in_tx(**tx, write)?.ok_or(StoreError::Superseded)?;
             match row.state {
                 ReplicaState::Writing => (),
-                ReplicaState::Good => return Ok(()),
+                ReplicaState::Good | ReplicaState::Leaving => return Ok(()),
                 _ => return Err(StoreError::Superseded),
             }
             if !row.is_committed {
                 return Err(StoreError::broken("the blob of this replica is not committed yet"));
             }
             let mut turn = Turn::begin(tx, now);
-            tx.run("UPDATE replicas SET state = 1 WHERE write = ?1", [write.0])?;
-            turn.shift(row.backend, row.size, Column::Reserved, Column::Used);
-            blob_deficit_in_tx(**tx, row.blob, now)?;
+            good_in_tx(tx, &mut turn, &row)?;
+            blob_count_in_tx(tx, &mut turn, row.blob)?;
             turn.end(tx)
         })
         .await
@@ -156,11 +176,16 @@ impl Store {
             if dead == 0 && other.is_some() {
                 return Err(StoreError::Changed);
             }
+            let mut turn = Turn::begin(tx, now);
+            // Since when it cannot be read is remembered from the first time on.
+            let since = (state == ReplicaState::Unreadable && row.state != state).then_some(now.0);
             tx.run(
-                "UPDATE replicas SET state = ?2, dead = ?3 WHERE write = ?1",
-                (write.0, state_code(state), dead),
+                "UPDATE replicas SET state = ?2, dead = ?3, checked = coalesce(?4, checked)
+                 WHERE write = ?1",
+                (write.0, state_code(state), dead, since),
             )?;
-            blob_deficit_in_tx(**tx, row.blob, now)
+            blob_count_in_tx(tx, &mut turn, row.blob)?;
+            turn.end(tx)
         })
         .await
     }
@@ -170,13 +195,14 @@ impl Store {
         self.read(move |sql| {
             let rows: Vec<(ReplicaRow, u64)> = sql.all(
                 "SELECT r.write, r.blob, r.backend, r.state, r.form, r.own,
-                     coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key, k.id
+                     coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key,
+                     r.borrowed IS NOT NULL, k.id
                  FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
                  CROSS JOIN backends k ON k.no = r.backend
                  LEFT JOIN versions v ON v.seq = b.born
                  WHERE r.blob = ?1",
                 [blob.0],
-                |row| Ok((ReplicaRow::read(row)?, row.get(10)?)),
+                |row| Ok((ReplicaRow::read(row)?, row.get(11)?)),
             )?;
             Ok(rows
                 .into_iter()
@@ -185,11 +211,84 @@ impl Store {
                     backend: BackendId(backend),
                     path: row.path(),
                     state: row.state,
+                    is_borrowed: row.is_borrowed,
                 })
                 .collect())
         })
         .await
     }
+}
+
+/// The backends that have a living replica, and how many replicas are good or being written by
+/// this run, whose first id is `first`: what an earlier run left will not become good by itself.
+fn holders_in_tx(sql: Sql<'_>, blob: BlobId, first: u64) -> Result<(Holders, i64), StoreError> {
+    let rows: Vec<(BackendId, u8, u64)> = sql.all(
+        "SELECT b.id, r.state, r.write FROM replicas r CROSS JOIN backends b ON b.no = r.backend
+         WHERE r.blob = ?1 AND r.dead = 0",
+        [blob.0],
+        |row| Ok((BackendId(row.get(0)?), row.get(1)?, row.get(2)?)),
+    )?;
+    let mut holders = Holders::default();
+    let mut coming = 0;
+    for (backend, state, write) in rows {
+        holders.living.push(backend);
+        match state_of(state) {
+            ReplicaState::Good => coming += 1,
+            ReplicaState::Writing if write >= first => coming += 1,
+            ReplicaState::Writing => (),
+            _ => continue,
+        }
+        holders.counting.push(backend);
+    }
+    Ok((holders, coming))
+}
+
+/// What an intent became when its bytes were there.
+pub(super) struct Settled {
+    pub(super) backend: u64,
+    /// It is good; on a backend that is being emptied it is one that is leaving.
+    pub(super) counts: bool,
+}
+
+/// Makes an intent of `blob` a replica; `None` when there is no such intent.
+pub(super) fn settled_state_in_tx(
+    sql: Sql<'_>,
+    write: WriteId,
+    blob: BlobId,
+) -> Result<Option<Settled>, StoreError> {
+    sql.one(
+        "UPDATE replicas SET state =
+             (SELECT CASE b.state WHEN 1 THEN 4 ELSE 1 END FROM backends b WHERE b.no = backend)
+         WHERE write = ?1 AND blob = ?2 AND state = 0
+         RETURNING backend, state = 1",
+        (write.0, blob.0),
+        |row| Ok(Settled { backend: row.get(0)?, counts: row.get(1)? }),
+    )
+}
+
+/// The bytes of the intent `row` are there.
+pub(super) fn good_in_tx(
+    tx: &mut Tx<'_>,
+    turn: &mut Turn,
+    row: &ReplicaRow,
+) -> Result<(), StoreError> {
+    let settled = settled_state_in_tx(**tx, row.write, row.blob)?;
+    let settled = settled.ok_or(StoreError::Superseded)?;
+    turn.shift(settled.backend, row.size, Column::Reserved, Column::Used);
+    Ok(())
+}
+
+/// Condemns a replica and takes its row away.
+pub(super) fn replica_condemn_in_tx(
+    tx: &mut Tx<'_>,
+    turn: &mut Turn,
+    row: &ReplicaRow,
+    reason: CondemnReason,
+    is_again: bool,
+) -> Result<(), StoreError> {
+    condemn_in_tx(tx, turn, row, reason, is_again)?;
+    tx.run("DELETE FROM replicas WHERE write = ?1", [row.write.0])?;
+    Ok(())
 }
 
 /// A replica with what its path and its place in the ledger need.
@@ -204,6 +303,7 @@ pub(super) struct ReplicaRow {
     pub(super) size: u64,
     stem: String,
     pub(super) is_committed: bool,
+    pub(super) is_borrowed: bool,
 }
 
 /// The columns that [`ReplicaRow::read`] reads, to be completed with a condition.
@@ -211,7 +311,7 @@ macro_rules! select_replicas {
     ($condition:literal) => {
         concat!(
             "SELECT r.write, r.blob, r.backend, r.state, r.form, r.own,
-                 coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key
+                 coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key, r.borrowed IS NOT NULL
              FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
              LEFT JOIN versions v ON v.seq = b.born WHERE ",
             $condition
@@ -233,6 +333,7 @@ impl ReplicaRow {
             size: row.get(6)?,
             stem: stem_whole(row.get_ref(7)?.as_str()?, row.get_ref(9)?.as_blob_or_null()?),
             is_committed: row.get(8)?,
+            is_borrowed: row.get(10)?,
         })
     }
 
@@ -278,11 +379,15 @@ pub(super) fn intent_condemn_in_tx(
     row: &ReplicaRow,
     is_again: bool,
 ) -> Result<(), StoreError> {
-    condemn_in_tx(tx, turn, row, CondemnReason::Abandoned, is_again)?;
-    tx.run("DELETE FROM replicas WHERE write = ?1", [row.write.0])?;
+    replica_condemn_in_tx(tx, turn, row, CondemnReason::Abandoned, is_again)?;
+    orphan_blob_in_tx(**tx, row)
+}
+
+/// Marks the blob of an intent whose row was taken away, if it is not committed and that was the
+/// last: only the mark tells a later run that it is to be dropped.
+pub(super) fn orphan_blob_in_tx(sql: Sql<'_>, row: &ReplicaRow) -> Result<(), StoreError> {
     if !row.is_committed {
-        // Without an intent only this mark tells a later run that the blob is to be dropped.
-        tx.run(
+        sql.run(
             "UPDATE blobs SET due = -1
              WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM replicas WHERE blob = ?1)",
             [row.blob.0],

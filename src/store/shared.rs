@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::bucket;
 use super::checkpoint::Wal;
@@ -18,6 +19,7 @@ use super::queue::Queue;
 use super::sql::Sql;
 use super::ticket::Tickets;
 use super::usage::Along;
+use super::writer::Marks;
 use crate::base::Clock;
 use crate::model::AccessKey;
 use crate::model::Bucket;
@@ -41,6 +43,8 @@ pub(super) struct Shared {
     /// Counts that go along with commits.
     pub(super) usage: Along,
     pub(super) tickets: Arc<Tickets>,
+    /// Woken when there is work of a kind.
+    pub(super) wanted: Wanted,
     pub(super) clock: Clock,
     /// The first id of this run: intents below it belong to earlier ones.
     pub(super) first_id: u64,
@@ -48,6 +52,24 @@ pub(super) struct Shared {
     pub(super) keys: ArcSwap<HashMap<String, AccessKey>>,
     /// The writer waits until it can write again.
     pub(super) is_failing: AtomicBool,
+}
+
+/// What background work is woken by; each handle has one listener.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) short: Arc<Notify>,
+    pub(super) surplus: Arc<Notify>,
+}
+
+impl Wanted {
+    pub(super) fn tell(&self, marks: &Marks) {
+        if marks.short {
+            self.short.notify_one();
+        }
+        if marks.surplus {
+            self.surplus.notify_one();
+        }
+    }
 }
 
 impl Shared {
@@ -64,6 +86,7 @@ impl Shared {
             queue: Queue::default(),
             usage: Along::default(),
             tickets: Arc::default(),
+            wanted: Wanted::default(),
             clock,
             first_id,
             buckets: ArcSwap::default(),

@@ -65,6 +65,9 @@ pub(super) enum Need {
 pub(super) struct Marks {
     pub(super) seq: u64,
     pub(super) condemned: bool,
+    /// A blob misses replicas, or has more than it should.
+    pub(super) short: bool,
+    pub(super) surplus: bool,
     pub(super) buckets: bool,
     pub(super) keys: bool,
 }
@@ -349,6 +352,7 @@ impl Writer {
                 if marks.condemned {
                     self.shared.tickets.condemned(marks.seq);
                 }
+                self.shared.wanted.tell(&marks);
             }
             Fate::Full | Fate::Busy => (),
             Fate::Unavailable | Fate::Unknown => {

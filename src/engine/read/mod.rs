@@ -63,8 +63,11 @@ impl Engine {
     /// What a read that begins now works with.
     pub(crate) fn reading(&self) -> (Live, Means) {
         let live = Live { store: self.store.clone(), fleet: self.fleet.load_full() };
-        let means = Means { budget: self.budget.clone(), hashers: self.hashers.clone() };
-        (live, means)
+        (live, self.means())
+    }
+
+    pub(crate) fn means(&self) -> Means {
+        Means { budget: self.budget.clone(), hashers: self.hashers.clone() }
     }
 }
 

@@ -175,6 +175,7 @@ fn replica(blob: u64, n: u64) -> Replica {
         backend: BackendId(n),
         path: format!("{blob}"),
         state: ReplicaState::Good,
+        is_borrowed: false,
     }
 }
 

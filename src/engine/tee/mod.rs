@@ -424,6 +424,7 @@ impl OpenBlob {
                 backend: intent.backend,
                 path: intent.path.clone(),
                 state: ReplicaState::Good,
+                is_borrowed: false,
             })
             .collect()
     }

@@ -191,7 +191,7 @@ impl Engine {
                 company.iter().for_each(|&one| shared += &tallies[one][number]);
                 PeriodUsage::of(spans[at][number], tallies[at][number], shared, allowance)
             };
-            let stored = held(&row);
+            let stored = row.held();
             let month = spans[at][0].progress;
             BackendUsage {
                 month: of(0, &limits.month),
@@ -238,11 +238,6 @@ impl Engine {
         };
         Ok(rows.iter().zip(spans).map(|(row, spans)| spans.map(|span| tally(row, span))).collect())
     }
-}
-
-/// Bytes of a backend that count against its quota.
-fn held(row: &BackendRow) -> u64 {
-    row.used.saturating_add(row.reserved).saturating_add(row.orphan)
 }
 
 fn money(tally: &Tally, stored: u64, prices: &Prices, month: &Progress) -> Option<Money> {

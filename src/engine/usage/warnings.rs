@@ -103,7 +103,7 @@ impl Warnings {
             }
         };
         for row in &rows {
-            let (held, quota) = (super::held(row), row.quota.unwrap_or(u64::MAX));
+            let (held, quota) = (row.held(), row.quota.unwrap_or(u64::MAX));
             if part(held, quota) < EASED {
                 self.quotas.remove(&row.id);
             }
@@ -117,7 +117,7 @@ impl Warnings {
                 );
             }
         }
-        let ledger = rows.iter().map(|row| (row.id, super::held(row))).collect();
+        let ledger = rows.iter().map(|row| (row.id, row.held())).collect();
         let stands_still = self.ledger == ledger;
         self.ledger = ledger;
         (!stands_still).then_some(QUOTA_LOOK)

@@ -15,6 +15,8 @@ use futures_util::stream;
 
 use super::Engine;
 use super::EngineError;
+use super::examine;
+use super::examine::Seen;
 use crate::backend::Backend;
 use crate::backend::BackendError;
 use crate::backend::Fault;
@@ -83,12 +85,17 @@ impl Verified {
 /// What is wrong with one replica.
 enum Wrong {
     Known(ReplicaState),
-    Gone,
-    Length(u64),
-    Content,
-    Unreadable(String),
-    /// Nothing is believed of its backend now.
-    Absent,
+    Seen(Seen),
+    /// Its backend is not in the fleet.
+    Away,
+}
+
+impl Wrong {
+    /// Its backend as a whole is away, which is told once.
+    fn is_absence(&self) -> bool {
+        let absent = |err: &BackendError| err.fault == Fault::Absent;
+        matches!(self, Wrong::Away) || matches!(self, Wrong::Seen(Seen::Away(err)) if absent(err))
+    }
 }
 
 impl Engine {
@@ -137,7 +144,9 @@ impl Engine {
                 progress.replicas.fetch_add(1, Ordering::Relaxed);
                 match wrong {
                     None => verified.bytes += stored.size,
-                    Some(Wrong::Absent) => *unseen.entry(stored.replica.backend).or_default() += 1,
+                    Some(wrong) if wrong.is_absence() => {
+                        *unseen.entry(stored.replica.backend).or_default() += 1
+                    }
                     Some(wrong) => {
                         // Whoever looked, the row has the last word.
                         if self.store.replica_state(stored.replica.write).await?.is_some() {
@@ -208,65 +217,33 @@ async fn look(
         return (stored, Some(known));
     }
     let Some(backend) = fleet.get(stored.replica.backend) else {
-        return (stored, Some(Wrong::Absent));
+        return (stored, Some(Wrong::Away));
     };
-    let result = match read {
-        true => read_whole(backend, &stored, progress).await,
-        false => look_at(backend, &stored, progress).await,
+    let (path, size) = (&stored.replica.path, stored.size);
+    let seen = match read {
+        true => examine::read(backend, path, size, &stored.hash, &progress.bytes).await,
+        false => {
+            progress.bytes.fetch_add(size, Ordering::Relaxed);
+            examine::look(backend, path, size).await
+        }
     };
-    (stored, result.err())
-}
-
-async fn look_at(
-    backend: &Backend,
-    stored: &StoredReplica,
-    progress: &VerifyProgress,
-) -> Result<(), Wrong> {
-    let length = backend.stat(&stored.replica.path).await.map_err(|err| wrong(&err))?;
-    progress.bytes.fetch_add(stored.size, Ordering::Relaxed);
-    if length == stored.size { Ok(()) } else { Err(Wrong::Length(length)) }
-}
-
-async fn read_whole(
-    backend: &Backend,
-    stored: &StoredReplica,
-    progress: &VerifyProgress,
-) -> Result<(), Wrong> {
-    let path = &stored.replica.path;
-    // A read gives what it is asked for and says nothing of what comes after.
-    let length = backend.stat(path).await.map_err(|err| wrong(&err))?;
-    if length != stored.size {
-        return Err(Wrong::Length(length));
-    }
-    let mut body = backend.read(path, 0..stored.size).await.map_err(|err| wrong(&err))?;
-    let mut hasher = blake3::Hasher::new();
-    while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|err| wrong(&err))?;
-        progress.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        hasher.update(&piece);
-    }
-    if *hasher.finalize().as_bytes() == stored.hash { Ok(()) } else { Err(Wrong::Content) }
-}
-
-fn wrong(err: &BackendError) -> Wrong {
-    match err.fault {
-        Fault::Missing => Wrong::Gone,
-        Fault::Absent => Wrong::Absent,
-        _ => Wrong::Unreadable(chain(err)),
-    }
+    let wrong = (!seen.is_whole()).then_some(Wrong::Seen(seen));
+    (stored, wrong)
 }
 
 fn describe(fleet: &Fleet, stored: &StoredReplica, wrong: &Wrong) -> String {
     let replica = &stored.replica;
     let what = match wrong {
         Wrong::Known(state) => format!("is known to be {}", state.name()),
-        Wrong::Gone => "is not there".to_owned(),
-        Wrong::Length(length) => {
+        Wrong::Seen(Seen::Missing) => "is not there".to_owned(),
+        Wrong::Seen(Seen::Length(length)) => {
             format!("has {length} bytes, it should have {}", stored.size)
         }
-        Wrong::Content => "has other bytes than were written".to_owned(),
-        Wrong::Unreadable(why) => format!("cannot be looked at: {why}"),
-        Wrong::Absent => "is on an absent backend".to_owned(),
+        Wrong::Seen(Seen::Wrong) => "has other bytes than were written".to_owned(),
+        Wrong::Seen(Seen::Unreadable(err) | Seen::Away(err)) => {
+            format!("cannot be looked at: {}", chain(err))
+        }
+        Wrong::Seen(Seen::Whole) | Wrong::Away => "is on an absent backend".to_owned(),
     };
     let backend = name_of(fleet, replica.backend);
     format!("backend {backend}: the replica {} of blob {} {what}", replica.path, stored.blob)

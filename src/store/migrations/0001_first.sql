@@ -141,7 +141,8 @@ CREATE INDEX condemned_kept ON condemned (backend, path) WHERE kept = 1;
 
 -- `no` stands for the backend in all other tables: the ids of backends are long.
 -- `rows` counts replicas and condemned paths. `state`: 0 in use, 1 draining, 2 absent for so long
--- that its replicas do not count. `absent_since`: since when it cannot be used, while it cannot.
+-- that its replicas do not count, 3 removed. `absent_since`: since when it cannot be used, while
+-- it cannot.
 CREATE TABLE backends (
     no INTEGER PRIMARY KEY,
     id INTEGER NOT NULL UNIQUE,
@@ -153,7 +154,7 @@ CREATE TABLE backends (
     reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     orphan INTEGER NOT NULL DEFAULT 0 CHECK (orphan >= 0),
     rows INTEGER NOT NULL DEFAULT 0 CHECK (rows >= 0),
-    state INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 2),
+    state INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3),
     absent_since INTEGER
 ) STRICT;
 

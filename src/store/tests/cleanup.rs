@@ -88,7 +88,7 @@ async fn intents_of_an_earlier_run_are_condemned() {
     for _ in 0..150 {
         world.register(&[1, 1], 2).await;
     }
-    let extra = world.store.replica_register(kept, choose(1)).await.unwrap();
+    let extra = world.store.replica_register(kept, CopyWhen::Always, choose(1)).await.unwrap();
     let lone = world.register(&[5], 1).await;
     let write = lone[0].intents[0].write;
     world.store.replica_abandon(FailedWrite { write, unknown: false }).await.unwrap();

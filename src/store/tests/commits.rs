@@ -155,9 +155,9 @@ async fn late_and_failed_legs_are_settled() {
     assert_eq!(world.ledger().await, (20, 0, 10));
     // Another attempt on the backend whose leg failed, which is the only one free.
     let blob = registered[0].blob;
-    let intent = world.store.replica_register(blob, choose(1)).await.unwrap();
+    let intent = world.store.replica_register(blob, CopyWhen::Always, choose(1)).await.unwrap();
     assert_eq!(intent.backend, BACKENDS[1]);
-    let none = world.store.replica_register(blob, choose(1)).await;
+    let none = world.store.replica_register(blob, CopyWhen::Always, choose(1)).await;
     assert!(matches!(none, Err(StoreError::NoRoom { size: 10 })));
     let failed = FailedWrite { write: intent.write, unknown: true };
     world.store.replica_abandon(failed).await.unwrap();
@@ -168,7 +168,8 @@ async fn late_and_failed_legs_are_settled() {
     // A damaged replica may be replaced on its own backend.
     world.store.replica_mark(writes[2], ReplicaState::Damaged).await.unwrap();
     world.verify().await;
-    let fresh = world.store.replica_register(blob, on(BACKENDS[2])).await.unwrap();
+    let fresh =
+        world.store.replica_register(blob, CopyWhen::Always, on(BACKENDS[2])).await.unwrap();
     world.store.replica_commit(fresh.write).await.unwrap();
     let err = world.store.replica_mark(writes[2], ReplicaState::Good).await;
     assert!(matches!(err, Err(StoreError::Changed)));

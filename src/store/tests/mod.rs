@@ -89,7 +89,7 @@ fn choose(count: usize) -> Choose {
     Box::new(move |rows, size, holders| {
         let targets: Vec<Target> = rows
             .iter()
-            .filter(|row| !holders.contains(&row.backend))
+            .filter(|row| !holders.living.contains(&row.backend))
             .filter(|r| r.quota.is_none_or(|q| r.used + r.reserved + r.orphan + size <= q))
             .take(count)
             .map(|row| Target { backend: row.backend, form: PathForm::Readable })

@@ -1,0 +1,192 @@
+//! Bringing blobs to their placement: the most endangered first, each from a good replica.
+//!
+//! # Invariants
+//!
+//! - A blob gets no more replicas than it misses, also when several parts of Larder work on it at
+//!   once: that is decided where the intent is recorded.
+//! - One blob that cannot be helped holds up no other. What has no target waits for the fleet to
+//!   change; what could not be copied waits for a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use super::Engine;
+use super::EngineError;
+use super::copy_blob::CopyBlobError;
+use super::copy_blob::Ending;
+use super::step::Next;
+use super::step::Step;
+use crate::backend::Fleet;
+use crate::base::chain;
+use crate::model::BackendId;
+use crate::model::BlobId;
+use crate::store::CopyWhen;
+use crate::store::LookAgain;
+use crate::store::StoreError;
+
+/// When a blob is looked at again whose copy failed, and one whose sources are over a limit.
+const FAILED_PAUSE: Duration = Duration::from_secs(5 * 60);
+const SPENT_PAUSE: Duration = Duration::from_secs(30 * 60);
+/// Batches of replicas that follow their backend's duty in one step.
+const FOLLOW_BATCHES: usize = 5;
+
+/// What became of one blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replicated {
+    /// It has what it should have.
+    Enough,
+    /// No backend can take it now.
+    NoTarget,
+    /// Limits keep its sources from being read.
+    Spent,
+    CopyError,
+    /// The copy was made and could not be recorded.
+    RecordError,
+    /// It is gone.
+    Superseded,
+}
+
+impl Replicated {
+    fn name(self) -> &'static str {
+        match self {
+            Replicated::Enough => "enough",
+            Replicated::NoTarget => "no_target",
+            Replicated::Spent => "spent",
+            Replicated::CopyError => "copy_error",
+            Replicated::RecordError => "record_error",
+            Replicated::Superseded => "superseded",
+        }
+    }
+}
+
+impl Engine {
+    /// Helps at most `batch` blobs that miss replicas, `concurrency` at a time.
+    pub async fn replicate_step(
+        &self,
+        batch: usize,
+        concurrency: usize,
+    ) -> Result<Step, EngineError> {
+        let mut step = Step::default();
+        let follows = self.standings_follow(&mut step).await?;
+        // What parks is parked for a change that it has seen nothing of.
+        let change = self.watch.change();
+        let blobs = self.store.blobs_short(change, batch).await?;
+        let is_more = blobs.len() == batch;
+        let fleet = Arc::new(self.fleet.load().for_work());
+        let mut helped = stream::iter(blobs)
+            .map(|blob| {
+                let fleet = &fleet;
+                async move { (blob, self.replicate_blob(fleet, blob).await) }
+            })
+            .buffer_unordered(concurrency.max(1));
+        let mut put_off = Vec::new();
+        let now = self.clock.now();
+        while let Some((blob, (created, outcome))) = helped.next().await {
+            step.processed += created;
+            step.add("created", created);
+            let again = match outcome {
+                Replicated::Enough => continue,
+                Replicated::Superseded => {
+                    step.count(outcome.name());
+                    continue;
+                }
+                Replicated::NoTarget => LookAgain::After(change),
+                Replicated::Spent => LookAgain::At(now.plus(SPENT_PAUSE)),
+                Replicated::CopyError | Replicated::RecordError => {
+                    step.failed += 1;
+                    LookAgain::At(now.plus(FAILED_PAUSE))
+                }
+            };
+            step.count(outcome.name());
+            put_off.push((blob, again));
+        }
+        drop(helped);
+        self.store.blobs_put_off(put_off).await?;
+        if is_more || follows {
+            step.next = Next::Now;
+            return Ok(step);
+        }
+        let (short, parked) = self.store.blobs_short_count().await?;
+        self.watch.parks(parked > 0);
+        step.backlog = Some(short);
+        step.next = self.store.blobs_short_next().await?.map_or(Next::Woken, Next::At);
+        Ok(step)
+    }
+
+    /// Before a full pass: what waits for a change or a time is due now.
+    pub async fn replicate_begin_pass(&self) -> Result<(), EngineError> {
+        Ok(self.store.blobs_look_now().await?)
+    }
+
+    /// Makes the copies that a blob misses: how many, and how it ended.
+    pub(crate) async fn replicate_blob(
+        &self,
+        fleet: &Arc<Fleet>,
+        blob: BlobId,
+    ) -> (u64, Replicated) {
+        let facts = match self.store.blob(blob).await {
+            Ok(facts) => facts,
+            Err(StoreError::Superseded) => return (0, Replicated::Superseded),
+            Err(_) => return (0, Replicated::RecordError),
+        };
+        let mut created = 0;
+        let mut failed_on: Vec<BackendId> = Vec::new();
+        loop {
+            let stem = facts.stem.clone();
+            let choose = self.copy_chooser(fleet, &facts.wish, stem, failed_on.clone());
+            let how = (CopyWhen::Short, Ending::Good);
+            let err = match self.copy_blob(Arc::clone(fleet), blob, how, choose).await {
+                Ok(_) => {
+                    created += 1;
+                    continue;
+                }
+                Err(err) => err,
+            };
+            let outcome = match &err {
+                CopyBlobError::Target(backend, _)
+                | CopyBlobError::Length { backend, .. }
+                | CopyBlobError::Gone(backend) => {
+                    tracing::debug!(%blob, %backend, why = chain(&err), "a copy goes elsewhere");
+                    failed_on.push(*backend);
+                    continue;
+                }
+                CopyBlobError::Store(StoreError::Enough) => Replicated::Enough,
+                CopyBlobError::Store(StoreError::Superseded) => Replicated::Superseded,
+                CopyBlobError::Store(StoreError::NoRoom { .. }) if failed_on.is_empty() => {
+                    Replicated::NoTarget
+                }
+                CopyBlobError::Store(StoreError::NoRoom { .. }) => Replicated::CopyError,
+                CopyBlobError::Store(_) => Replicated::RecordError,
+                CopyBlobError::Source(EngineError::Spent) => Replicated::Spent,
+                CopyBlobError::Source(_) | CopyBlobError::BrokenOff => Replicated::CopyError,
+            };
+            if matches!(outcome, Replicated::CopyError | Replicated::RecordError) {
+                tracing::debug!(%blob, why = chain(&err), "a blob could not be replicated");
+            }
+            return (created, outcome);
+        }
+    }
+
+    /// Lets replicas follow the duty of their backends, a bounded number; whether there are more.
+    async fn standings_follow(&self, step: &mut Step) -> Result<bool, EngineError> {
+        let mut left = FOLLOW_BATCHES;
+        for following in self.store.standings_following().await? {
+            loop {
+                if left == 0 {
+                    return Ok(true);
+                }
+                left -= 1;
+                let (moved, is_last) = self.store.standing_follow(following.backend).await?;
+                step.processed += moved;
+                step.add(following.duty.name(), moved);
+                if is_last {
+                    break;
+                }
+            }
+        }
+        Ok(false)
+    }
+}
