@@ -2,3 +2,4 @@
 
 pub mod forecast;
 pub mod placement;
+pub mod surplus;
