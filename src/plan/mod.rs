@@ -1,5 +1,6 @@
 //! Pure decisions: from facts to what shall be done, without reading or doing anything.
 
+pub mod absence;
 pub mod forecast;
 pub mod placement;
 pub mod surplus;
