@@ -3,4 +3,5 @@
 pub mod absence;
 pub mod forecast;
 pub mod placement;
+pub mod scrub;
 pub mod surplus;
