@@ -3,5 +3,6 @@
 pub mod absence;
 pub mod forecast;
 pub mod placement;
+pub mod reap;
 pub mod scrub;
 pub mod surplus;
