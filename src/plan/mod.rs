@@ -4,5 +4,6 @@ pub mod absence;
 pub mod forecast;
 pub mod placement;
 pub mod reap;
+pub mod rebalance;
 pub mod scrub;
 pub mod surplus;
