@@ -33,6 +33,7 @@ mod objects;
 mod put_object;
 mod read;
 mod reap;
+mod rebalance;
 mod refusals;
 mod replicate;
 mod request;
@@ -55,6 +56,7 @@ use crate::store::Store;
 use crate::store::UsageSource;
 
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
+pub use crate::plan::rebalance::Skipped;
 pub use crate::store::{
     BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, Holdings, Leave,
     ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage,
@@ -68,6 +70,7 @@ pub use drain::{DrainCursor, DrainProgress};
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
 pub use reap::ReapCursor;
+pub use rebalance::{PlannedMove, RebalanceRules, Strategy};
 pub use refusals::{Cause, Refusals};
 pub use request::*;
 pub use step::{Next, Step};

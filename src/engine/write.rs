@@ -334,6 +334,28 @@ impl Engine {
     }
 }
 
+/// A backend as the decision sees it, for a blob of `size` bytes; `None` when the ledger does not
+/// have it.
+pub(super) fn candidate(backend: &Backend, ledger: &[LedgerRow], size: u64) -> Option<Candidate> {
+    let row = ledger.iter().find(|row| row.backend == backend.id())?;
+    let taken = row.used + row.reserved + row.orphan;
+    let by_quota = row.quota.map_or(u64::MAX, |quota| quota.saturating_sub(taken));
+    // Reserved bytes are counted as not yet on the disk: some are, so this errs low.
+    let on_disk = backend.room().map_or(u64::MAX, |r| r.saturating_sub(row.reserved));
+    let fitness = backend.fitness(Operation::Write, size);
+    Some(Candidate {
+        backend: backend.id(),
+        writable: row.in_use && fitness.is_fit(),
+        doubtful: fitness == Fitness::Doubtful,
+        durable: backend.is_durable(),
+        room: by_quota.min(on_disk),
+        used_share: row.quota.map_or(0.0, |quota| taken as f64 / quota.max(1) as f64),
+        blob_max: backend.settings().blob_max,
+        device: backend.device(),
+        labels: backend.settings().labels.clone(),
+    })
+}
+
 /// The two ends of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Between {
@@ -354,29 +376,11 @@ struct Wish<'a> {
 
 /// The fleet and the ledger as the decision sees them, and the decision.
 fn choose_targets(fleet: &Fleet, ledger: &[LedgerRow], wish: Wish<'_>) -> Vec<Target> {
-    let candidates: Vec<Candidate> = fleet
-        .all()
-        .iter()
-        .filter_map(|backend| {
-            let row = ledger.iter().find(|row| row.backend == backend.id())?;
-            let taken = row.used + row.reserved + row.orphan;
-            let by_quota = row.quota.map_or(u64::MAX, |quota| quota.saturating_sub(taken));
-            // Reserved bytes are counted as not yet on the disk: some are, so this errs low.
-            let on_disk = backend.room().map_or(u64::MAX, |r| r.saturating_sub(row.reserved));
-            let fitness = backend.fitness(Operation::Write, wish.size);
-            Some(Candidate {
-                backend: backend.id(),
-                writable: row.in_use && fitness.is_fit() && !wish.avoid.contains(&backend.id()),
-                doubtful: fitness == Fitness::Doubtful,
-                durable: backend.is_durable(),
-                room: by_quota.min(on_disk),
-                used_share: row.quota.map_or(0.0, |quota| taken as f64 / quota.max(1) as f64),
-                blob_max: backend.settings().blob_max,
-                device: backend.device(),
-                labels: backend.settings().labels.clone(),
-            })
-        })
-        .collect();
+    let mut candidates: Vec<Candidate> =
+        fleet.all().iter().filter_map(|backend| candidate(backend, ledger, wish.size)).collect();
+    for candidate in &mut candidates {
+        candidate.writable &= !wish.avoid.contains(&candidate.backend);
+    }
     let rules = Rules {
         routing: wish.placement.routing,
         require_distinct: wish.placement.require_distinct.clone(),

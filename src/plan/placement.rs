@@ -90,6 +90,18 @@ pub fn choose(
     chosen.into_iter().map(|c| c.backend).collect()
 }
 
+/// Whether labels and devices let a blob that `others` have be on `candidate` too. Of `others`
+/// those count that are among `all`.
+pub fn may_join(
+    candidate: &Candidate,
+    others: &[BackendId],
+    all: &[Candidate],
+    rules: &Rules,
+) -> bool {
+    let mut held = all.iter().filter(|other| others.contains(&other.backend));
+    held.all(|other| apart(other, candidate, rules))
+}
+
 /// Whether two backends count as two places.
 fn apart(a: &Candidate, b: &Candidate, rules: &Rules) -> bool {
     let one_device = a.device.is_some() && a.device == b.device && !rules.same_device;

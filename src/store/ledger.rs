@@ -29,6 +29,19 @@ pub struct LedgerRow {
     pub in_use: bool,
 }
 
+impl From<&BackendRow> for LedgerRow {
+    fn from(row: &BackendRow) -> LedgerRow {
+        LedgerRow {
+            backend: row.id,
+            quota: row.quota,
+            used: row.used,
+            reserved: row.reserved,
+            orphan: row.orphan,
+            in_use: matches!(row.duty, Duty::InUse | Duty::Away),
+        }
+    }
+}
+
 impl LedgerRow {
     fn has_room(&self, size: u64) -> bool {
         let held = self.used.saturating_add(self.reserved).saturating_add(self.orphan);

@@ -71,6 +71,33 @@ impl World {
         self.engine.store.bucket_change(name, wishes).await.unwrap();
     }
 
+    /// Gives the three backends these quotas.
+    async fn quotas(&self, quotas: [Option<u64>; 3]) {
+        let backends = (1..).zip(quotas).map(|(number, quota)| DeclaredBackend {
+            id: BackendId(number),
+            name: format!("disk{number}"),
+            location: format!("disk{number}"),
+            quota,
+            account: None,
+        });
+        let declaration = Declaration {
+            backends: backends.collect(),
+            buckets: Vec::new(),
+            keys: Vec::new(),
+            default_placement: self.engine.bucket("bucket").unwrap().placement.clone(),
+        };
+        self.engine.store.declare(declaration).await.unwrap();
+    }
+
+    async fn clean_up(&self) {
+        while self.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    }
+
+    async fn used(&self) -> [u64; 3] {
+        let rows = self.engine.store.backends().await.unwrap();
+        [0, 1, 2].map(|n| rows[n].used)
+    }
+
     async fn head(&self, key: &str) -> Timestamp {
         let bucket = self.engine.bucket("bucket").unwrap();
         let key = ObjectKey::new(key).unwrap();
@@ -223,7 +250,7 @@ async fn a_drained_backend_is_empty_and_can_be_taken_back_before() {
     assert!(world.engine.drain("disk1").await.unwrap());
     let step = world.drained().await;
     assert_eq!(step.backlog, Some(0), "{step:?}");
-    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    world.clean_up().await;
     let row = world.engine.backend_row("disk1").await.unwrap();
     assert_eq!((row.rows, row.used, row.duty), (0, 0, Duty::Draining));
     assert!(world.get("large").await.unwrap() == bytes(2 * MIB));
@@ -249,7 +276,7 @@ async fn what_cannot_leave_is_told_and_not_tried_for_ever() {
     // It is not the only one, so its owner may take the backend out all the same.
     world.engine.remove_backend("disk1", Leave::Nothing, false).await.unwrap();
     assert_eq!(world.stands("key").await, [(2, GOOD), (3, GOOD)]);
-    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    world.clean_up().await;
     assert_eq!(world.files(), 2);
     world.comes_to_rest().await;
 }
@@ -293,7 +320,7 @@ async fn a_moved_replica_takes_the_place_of_the_old_one_and_never_a_holders() {
     let again = moved(1).await.unwrap_err();
     assert!(matches!(again, CopyBlobError::Store(StoreError::Changed)), "{again:?}");
     assert!(world.get("key").await.unwrap() == body);
-    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    world.clean_up().await;
     assert_eq!(world.files(), 2);
     world.comes_to_rest().await;
 }
@@ -318,4 +345,68 @@ async fn a_move_whose_end_cannot_be_seen_changes_nothing() {
         assert_eq!(world.stands("key").await, [(1, GOOD)]);
         world.comes_to_rest().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spreading_equalises_and_packing_consolidates_and_a_second_run_plans_nothing() {
+    let world = World::new(1, 1).await;
+    world.quotas([Some(20_000), Some(10_000), None]).await;
+    for n in 0..18 {
+        world.put(&format!("key{n}"), &bytes(1000)).await.unwrap();
+    }
+    assert_eq!(world.used().await, [18_000, 0, 0]);
+    let rules = |strategy, batch| RebalanceRules { strategy, threshold: 0.1, batch };
+    let run = async |strategy, batch| {
+        let step = world.engine.rebalance_step(rules(strategy, batch), 3).await.unwrap();
+        world.clean_up().await;
+        world.is_clean().await;
+        step
+    };
+    let plan = world.engine.rebalance_plan(rules(Strategy::Spread, 100)).await.unwrap().unwrap();
+    assert_eq!((plan.len(), plan[0].money), (6, Some(0.0)));
+    assert_eq!(run(Strategy::Spread, 4).await.processed, 4);
+    assert_eq!(run(Strategy::Spread, 100).await.processed, 2);
+    assert_eq!(world.used().await, [12_000, 6_000, 0], "the one without a quota takes no part");
+    let again = run(Strategy::Spread, 100).await;
+    assert_eq!(again.counts.get("skipped_threshold"), Some(&1), "{again:?}");
+    // Two thirds each; a little more on one of them decides which is the fullest.
+    world.put("more", &bytes(1000)).await.unwrap();
+    world.quotas([Some(20_000), Some(8_000), None]).await;
+    world.quotas([Some(40_000), Some(8_000), None]).await;
+    run(Strategy::Pack, 100).await;
+    assert_eq!(world.used().await, [11_000, 8_000, 0]);
+    let again = run(Strategy::Pack, 100).await;
+    assert_eq!(again.counts.get("skipped_empty_plan"), Some(&1), "{again:?}");
+    for n in 0..18 {
+        assert!(world.get(&format!("key{n}")).await.unwrap() == bytes(1000));
+    }
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_moves_to_a_backend_that_is_broken_or_drained_or_holds_it() {
+    let world = World::new(2, 1).await;
+    world.quotas([Some(10_000), Some(10_000), Some(10_000)]).await;
+    for n in 0..5 {
+        world.put(&format!("key{n}"), &bytes(1000)).await.unwrap();
+    }
+    assert_eq!(world.used().await, [5000, 5000, 0]);
+    let rules = RebalanceRules { strategy: Strategy::Spread, threshold: 0.1, batch: 100 };
+    world.faults[2].lose_marker(true);
+    world.engine.fleet.load().get(BackendId(3)).unwrap().look().await.unwrap_err();
+    let plan = world.engine.rebalance_plan(rules).await.unwrap();
+    assert_eq!(plan, Err(Skipped::Threshold), "what cannot be reached takes no part");
+    world.faults[2].lose_marker(false);
+    world.engine.fleet.load().get(BackendId(3)).unwrap().look().await.unwrap();
+    world.engine.drain("disk3").await.unwrap();
+    assert_eq!(world.engine.rebalance_plan(rules).await.unwrap(), Err(Skipped::Threshold));
+    world.engine.undrain("disk3").await.unwrap();
+    let step = world.engine.rebalance_step(rules, 2).await.unwrap();
+    assert_eq!(step.counts.get("moved"), Some(&step.processed));
+    world.clean_up().await;
+    assert_eq!(world.used().await.iter().sum::<u64>(), 10_000);
+    for n in 0..5 {
+        assert_eq!(world.replicas(&format!("key{n}")).await, [2]);
+    }
+    world.comes_to_rest().await;
 }
