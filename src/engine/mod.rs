@@ -27,11 +27,13 @@ mod hash;
 mod keys;
 mod multipart;
 mod objects;
+mod parked;
 mod put_object;
 mod read;
 mod refusals;
 mod request;
 mod settling;
+mod show_object;
 mod tee;
 #[cfg(test)]
 mod tests;
@@ -48,17 +50,19 @@ use crate::store::UsageSource;
 
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::store::{
-    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, ListAfter, ListItem,
-    ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
+    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, Leftover, ListAfter,
+    ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage,
+    UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
 pub use buckets::{CreatedBucket, WishRefused};
-pub use cleanup::CleanupOutcome;
+pub use cleanup::{CleanupLimits, CleanupOutcome};
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
 pub use refusals::{Cause, Refusals};
 pub use request::*;
+pub use show_object::{ShownBlob, ShownObject, ShownReplica};
 pub use usage::{BackendUsage, Line, Money, PeriodUsage};
 pub use verify::{Verified, VerifyOptions, VerifyProgress};
 

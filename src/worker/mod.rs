@@ -1,0 +1,92 @@
+//! Work that nobody waits for.
+//!
+//! A worker is a loop body, not a loop. [`Worker::step`] looks at the state of the world, does one
+//! bounded piece of what is missing, and says when to look again. It is given no work item: a worker
+//! that acts only on what it can see behaves the same after a crash, a restore, or a wake-up that
+//! it did not need.
+//!
+//! The [`Crew`] owns everything else: pacing, back-off, locks, admission, settings, shutdown, and
+//! the report that an operator sees. No worker sleeps, retries or spawns for later.
+//!
+//! # Why a worker that has nothing to do is not called
+//!
+//! An appliance that idles shall write to no disk and call no service. So there is no tick without
+//! work: whoever makes work wakes the worker ([`Wakes`]), and a step says when the next thing is due.
+
+mod cleanup;
+mod crew;
+mod post;
+mod report;
+mod settings;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wakes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::crew::Crew;
+pub use self::crew::RunError;
+pub use self::report::Report;
+pub use self::report::RunProgress;
+pub use self::report::State;
+pub use self::report::Totals;
+pub use self::settings::CrewSettings;
+pub use self::settings::RebalancerSettings;
+pub use self::settings::ReconcilerSettings;
+pub use self::settings::ScrubberSettings;
+pub use self::settings::Settings;
+pub use self::settings::Window;
+pub use self::table::Factory;
+pub use self::table::Name;
+pub use self::wakes::Wakes;
+use crate::base::Timestamp;
+use crate::engine::EngineError;
+
+#[async_trait::async_trait]
+pub trait Worker: Send {
+    fn name(&self) -> Name;
+
+    /// Does at most one bounded batch and says when to look again. It may be repeated without harm.
+    /// It is never cut off, also not when the process stops: then `turn.stop` is cancelled, and a
+    /// step that takes long ends itself soon.
+    async fn step(&mut self, turn: &Turn) -> Result<Step, EngineError>;
+}
+
+/// What a step is given.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    pub settings: Arc<CrewSettings>,
+    /// It is one of a pass that an operator asked for: schedule and age do not count.
+    pub is_full: bool,
+    pub stop: CancellationToken,
+}
+
+/// What a step did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    pub processed: u64,
+    pub failed: u64,
+    pub next: Next,
+    /// What is still to be done, where that is known without a count of everything.
+    pub backlog: Option<u64>,
+    /// Where it is, in words: a worker that walks through much tells how far it is.
+    pub position: Option<String>,
+    /// By result, such as `created` or `no_target`.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+/// When to look again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Next {
+    /// There is more to do now.
+    Now,
+    /// Something is due then, unless it is woken sooner.
+    At(Timestamp),
+    /// When it is woken; and after its interval if the step left a backlog.
+    #[default]
+    Woken,
+}
