@@ -21,7 +21,7 @@
 //! The modules below stand in reading order; each imports only those before it (the table is in
 //! `tests/tidy.rs`). [`base`] knows nothing of Larder; [`model`] has the words; [`plan`] decides;
 //! [`store`] is the only SQL; [`backend`] the only place that knows OpenDAL; [`engine`] is where
-//! they meet, one verb a file; [`s3`] speaks the protocol and is the only place that knows s3s;
+//! they meet, one verb a file; [`worker`] decides when to call it again; [`s3`] speaks the protocol and is the only place that knows s3s;
 //! [`admin`] has the operator's verbs and the socket they come over; [`config`] reads what the
 //! operator wrote; [`app`] wires it all up; [`cli`] is words on a terminal. A request enters at
 //! [`s3::serve`], an operator at [`cli`].
@@ -60,6 +60,7 @@ pub mod plan;
 pub mod store;
 pub mod backend;
 pub mod engine;
+pub mod worker;
 pub mod s3;
 pub mod admin;
 pub mod config;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::Ready;
 use super::error::ApiError;
+use super::long::Long;
 use super::operation::Operation;
 use super::usage::UsageView;
 use super::views::BackendView;
@@ -20,6 +22,7 @@ use super::views::KeyView;
 use super::views::NewBucket;
 use super::views::NewKey;
 use super::views::StatusView;
+use super::views::VerifyFar;
 use super::views::VerifyView;
 use super::views::VerifyWish;
 use super::views::Wishes;
@@ -35,6 +38,7 @@ use crate::engine::VerifyProgress;
 use crate::model::Bucket;
 use crate::model::Grant;
 use crate::model::Grants;
+use crate::worker::Crew;
 
 /// A backend, as far as wishes depend on it.
 #[derive(Clone, Debug)]
@@ -48,7 +52,8 @@ pub struct Place {
 
 /// The engine, and what of its surroundings the verbs touch.
 pub struct Desk {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) crew: Arc<Crew>,
     surroundings: Surroundings,
 }
 
@@ -64,14 +69,19 @@ enum Surroundings {
 
 impl Desk {
     /// In a server, which ends when `stop` is cancelled.
-    pub fn of_server(engine: Arc<Engine>, ready: Ready, stop: CancellationToken) -> Desk {
+    pub fn of_server(
+        engine: Arc<Engine>,
+        crew: Arc<Crew>,
+        ready: Ready,
+        stop: CancellationToken,
+    ) -> Desk {
         let started = engine.clock.now();
-        Desk { engine, surroundings: Surroundings::Server { ready, stop, started } }
+        Desk { engine, crew, surroundings: Surroundings::Server { ready, stop, started } }
     }
 
     /// In a process that has taken the data directory for itself.
-    pub fn offline(engine: Arc<Engine>, places: Vec<Place>) -> Desk {
-        Desk { engine, surroundings: Surroundings::Offline(places) }
+    pub fn offline(engine: Arc<Engine>, crew: Arc<Crew>, places: Vec<Place>) -> Desk {
+        Desk { engine, crew, surroundings: Surroundings::Offline(places) }
     }
 
     /// Carries out `operation`; the answer is one of the views of this module's parent.
@@ -109,18 +119,39 @@ impl Desk {
             Operation::BackendList => self.backend_list().await,
             Operation::BackendReset(name) => self.backend_reset(&name),
             Operation::Usage => value(&UsageView::new(self.engine.usage().await?)),
-            Operation::Verify(wish) => value(&self.verify(wish, &VerifyProgress::default()).await?),
+            Operation::ObjectShow(bucket, key) => self.object_show(&bucket, &key).await,
+            Operation::WorkerList => self.worker_list(),
+            Operation::WorkerWake(name) => self.worker_wake(&name),
+            Operation::WorkerPause(chosen) => self.worker_pause(&chosen, true).await,
+            Operation::WorkerResume(chosen) => self.worker_pause(&chosen, false).await,
+            Operation::CleanupList(wish) => self.cleanup_list(&wish).await,
+            Operation::CleanupRetry(chosen) => self.cleanup_retry(&chosen).await,
+            Operation::CleanupForget(chosen) => self.cleanup_forget(&chosen).await,
+            Operation::Verify(_) | Operation::WorkerRun(_) => self.begin(operation).end().await,
         }
     }
 
-    /// Like the operation, and tells how far it is.
-    pub async fn verify(
-        &self,
-        wish: VerifyWish,
-        progress: &VerifyProgress,
-    ) -> Result<VerifyView, ApiError> {
-        let options = VerifyOptions { backends: wish.backends, read: wish.read };
-        Ok(self.engine.verify(options, progress).await?.into())
+    /// Begins an operation that may take long; any other as well.
+    pub fn begin(&self, operation: Operation) -> Long<'_> {
+        match operation {
+            Operation::Verify(wish) => self.verify(wish),
+            Operation::WorkerRun(name) => self.worker_run(name),
+            operation => Long::new(self.run(operation), || Value::Null),
+        }
+    }
+
+    fn verify(&self, wish: VerifyWish) -> Long<'_> {
+        let progress = Arc::new(VerifyProgress::default());
+        let seen = Arc::clone(&progress);
+        let work = async move {
+            let options = VerifyOptions { backends: wish.backends, read: wish.read };
+            value(&VerifyView::from(self.engine.verify(options, &progress).await?))
+        };
+        Long::new(work, move || json!(VerifyFar::new(&seen)))
+    }
+
+    pub(super) fn is_offline(&self) -> bool {
+        matches!(self.surroundings, Surroundings::Offline(_))
     }
 
     fn status(&self) -> Result<StatusView, ApiError> {
@@ -207,7 +238,7 @@ impl Desk {
         Ok(())
     }
 
-    fn places(&self) -> Vec<Place> {
+    pub(super) fn places(&self) -> Vec<Place> {
         match &self.surroundings {
             Surroundings::Offline(places) => places.clone(),
             Surroundings::Server { .. } => {
@@ -251,7 +282,7 @@ impl Desk {
 
     /// Breakers are in the memory of a server.
     fn backend_reset(&self, name: &str) -> Result<Value, ApiError> {
-        if matches!(self.surroundings, Surroundings::Offline(_)) {
+        if self.is_offline() {
             let hint = "breakers are a running server's; each start closes all of them";
             return match self.places().iter().any(|place| place.name == name) {
                 true => value(&serde_json::json!({ "reset": Value::Null, "note": hint })),
@@ -299,11 +330,11 @@ fn read(grants: &[GrantView]) -> Result<Vec<Grant>, ApiError> {
     grants.iter().map(GrantView::read).collect()
 }
 
-fn value(view: &impl Serialize) -> Result<Value, ApiError> {
+pub(super) fn value(view: &impl Serialize) -> Result<Value, ApiError> {
     Ok(serde_json::to_value(view).expect("views have only texts, numbers and lists of them"))
 }
 
-fn no_server() -> ApiError {
+pub(super) fn no_server() -> ApiError {
     ApiError::new(StatusCode::CONFLICT, "no_server", "no server runs")
 }
 

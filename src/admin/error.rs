@@ -49,6 +49,7 @@ impl From<EngineError> for ApiError {
     fn from(err: EngineError) -> ApiError {
         let (status, code) = match &err {
             EngineError::NoSuchBucket => (StatusCode::NOT_FOUND, "no_such_bucket"),
+            EngineError::NoSuchKey => (StatusCode::NOT_FOUND, "no_such_object"),
             EngineError::NoSuchAccessKey => (StatusCode::NOT_FOUND, "no_such_key"),
             EngineError::NoSuchBackend => (StatusCode::NOT_FOUND, "no_such_backend"),
             EngineError::BucketExists => (StatusCode::CONFLICT, "bucket_exists"),

@@ -16,27 +16,42 @@
 //! | `GET, PATCH, DELETE /api/v1/keys/ID` | one key |
 //! | `GET /api/v1/backends` | all backends with their ledger, breakers and limits reached |
 //! | `POST /api/v1/backends/NAME/reset` | closes the breaker of one backend |
+//! | `GET /api/v1/objects/BUCKET/KEY` | the current version, its blobs and where they lie |
+//! | `GET /api/v1/workers` | all workers and how they fare |
+//! | `POST /api/v1/workers/NAME/wake` | lets a worker look now |
+//! | `POST /api/v1/workers/NAME/run` | a full pass: a JSON value a line |
+//! | `POST /api/v1/workers/pause`, `.../resume` | `{"names": [...]}`, or `{"all": true}` |
+//! | `POST /api/v1/cleanup/list` | paths that cleanup has given up |
+//! | `POST /api/v1/cleanup/retry`, `.../forget` | `{"ids": [...]}`; retry also `{"all": true}` |
 //! | `GET /api/v1/usage` | what each backend used this month and this day, against its limits |
 //! | `POST /api/v1/verify` | a JSON value a line: progress, and at last the result |
 //!
 //! A refusal is `{"error": {"code", "message", "hint"}}`; programs may rely on the code.
 
+mod cleanup;
 mod desk;
 mod error;
+mod long;
+mod objects;
 mod operation;
 mod router;
 mod server;
 mod socket;
 mod usage;
 mod views;
+mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+pub use self::cleanup::*;
 pub use self::desk::Desk;
 pub use self::desk::Place;
 pub use self::error::ApiError;
+pub use self::long::Long;
+pub use self::long::LongEvent;
+pub use self::objects::*;
 pub use self::operation::Operation;
 pub use self::operation::Sent;
 pub use self::server::serve;
@@ -45,8 +60,9 @@ pub use self::socket::Socket;
 pub use self::socket::connect;
 pub use self::usage::*;
 pub use self::views::*;
+pub use self::workers::*;
 // What the command line shares with the verbs behind it.
-pub use crate::engine::{VerifyProgress, new_credentials};
+pub use crate::engine::new_credentials;
 
 /// Whether requests are served. Cloned into whoever knows.
 #[derive(Clone, Debug, Default)]

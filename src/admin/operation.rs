@@ -13,17 +13,23 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::cleanup::ChosenPaths;
+use super::cleanup::CleanupWish;
 use super::error::ApiError;
 use super::views::ChangedKey;
 use super::views::NewBucket;
 use super::views::NewKey;
 use super::views::VerifyWish;
 use super::views::Wishes;
+use super::workers::ChosenWorkers;
 
 /// What all paths of this version of the surface begin with.
 pub(super) const ROOT: &str = "/api/v1/";
 /// After the name of a backend.
 const RESET: &str = "/reset";
+/// After the name of a worker.
+const WAKE: &str = "/wake";
+const RUN: &str = "/run";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -41,6 +47,17 @@ pub enum Operation {
     KeyDelete(String),
     BackendList,
     BackendReset(String),
+    ObjectShow(String, String),
+    WorkerList,
+    /// Looks now instead of later.
+    WorkerWake(String),
+    /// A full pass, to its end.
+    WorkerRun(String),
+    WorkerPause(ChosenWorkers),
+    WorkerResume(ChosenWorkers),
+    CleanupList(CleanupWish),
+    CleanupRetry(ChosenPaths),
+    CleanupForget(ChosenPaths),
     Usage,
     Verify(VerifyWish),
 }
@@ -60,6 +77,10 @@ impl Operation {
             let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
             plain(method, &format!("{kind}/{name}"))
         };
+        let worker = |name: &str, verb: &str| {
+            let of_worker = one(Method::POST, "workers", name);
+            Sent { path: of_worker.path + verb, ..of_worker }
+        };
         match self {
             Operation::Status => plain(Method::GET, "status"),
             Operation::Stop => plain(Method::POST, "stop"),
@@ -78,9 +99,27 @@ impl Operation {
                 let of_backend = one(Method::POST, "backends", name);
                 Sent { path: of_backend.path + RESET, ..of_backend }
             }
+            Operation::ObjectShow(bucket, key) => {
+                let of_bucket = one(Method::GET, "objects", bucket);
+                let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
+                Sent { path: format!("{}/{key}", of_bucket.path), ..of_bucket }
+            }
+            Operation::WorkerList => plain(Method::GET, "workers"),
+            Operation::WorkerWake(name) => worker(name, WAKE),
+            Operation::WorkerRun(name) => worker(name, RUN),
+            Operation::WorkerPause(chosen) => plain(Method::POST, "workers/pause").with(chosen),
+            Operation::WorkerResume(chosen) => plain(Method::POST, "workers/resume").with(chosen),
+            Operation::CleanupList(wish) => plain(Method::POST, "cleanup/list").with(wish),
+            Operation::CleanupRetry(chosen) => plain(Method::POST, "cleanup/retry").with(chosen),
+            Operation::CleanupForget(chosen) => plain(Method::POST, "cleanup/forget").with(chosen),
             Operation::Usage => plain(Method::GET, "usage"),
             Operation::Verify(wish) => plain(Method::POST, "verify").with(wish),
         }
+    }
+
+    /// It may take long, and is answered line by line.
+    pub fn is_long(&self) -> bool {
+        matches!(self, Operation::Verify(_) | Operation::WorkerRun(_))
     }
 
     /// The operation that a request asks for.
@@ -111,9 +150,13 @@ impl Operation {
                 Some(name) => Operation::BackendReset(name.to_owned()),
                 None => return Err(no_such_path()),
             },
+            ("objects", Some(path), "GET") => object(&path)?,
+            ("workers", None, "GET") => Operation::WorkerList,
+            ("workers", Some(rest), "POST") => worker(&rest, body)?,
+            ("cleanup", Some(verb), "POST") => cleanup(&verb, body)?,
             ("usage", None, "GET") => Operation::Usage,
             ("verify", None, "POST") => Operation::Verify(json(body)?),
-            ("status" | "stop" | "backends" | "usage" | "verify", None, _)
+            ("status" | "stop" | "backends" | "workers" | "usage" | "verify", None, _)
             | ("buckets" | "keys", _, _) => {
                 let text = format!("{method} cannot be asked of {path}");
                 return Err(ApiError::new(
@@ -125,6 +168,31 @@ impl Operation {
             _ => return Err(no_such_path()),
         };
         Ok(operation)
+    }
+}
+
+/// A key may have slashes.
+fn object(path: &str) -> Result<Operation, ApiError> {
+    let (bucket, key) = path.split_once('/').ok_or_else(no_such_path)?;
+    Ok(Operation::ObjectShow(bucket.to_owned(), key.to_owned()))
+}
+
+fn worker(rest: &str, body: &[u8]) -> Result<Operation, ApiError> {
+    match (rest, rest.strip_suffix(WAKE), rest.strip_suffix(RUN)) {
+        ("pause", ..) => Ok(Operation::WorkerPause(json(body)?)),
+        ("resume", ..) => Ok(Operation::WorkerResume(json(body)?)),
+        (_, Some(name), _) => Ok(Operation::WorkerWake(name.to_owned())),
+        (_, _, Some(name)) => Ok(Operation::WorkerRun(name.to_owned())),
+        _ => Err(no_such_path()),
+    }
+}
+
+fn cleanup(verb: &str, body: &[u8]) -> Result<Operation, ApiError> {
+    match verb {
+        "list" => Ok(Operation::CleanupList(json(body)?)),
+        "retry" => Ok(Operation::CleanupRetry(json(body)?)),
+        "forget" => Ok(Operation::CleanupForget(json(body)?)),
+        _ => Err(no_such_path()),
     }
 }
 
@@ -181,6 +249,15 @@ mod tests {
             Operation::KeyDelete("LK1".into()),
             Operation::BackendList,
             Operation::BackendReset("disk-1".into()),
+            Operation::ObjectShow("photos".into(), "a/b c/é?/".into()),
+            Operation::WorkerList,
+            Operation::WorkerWake("over_replication".into()),
+            Operation::WorkerRun("cleanup".into()),
+            Operation::WorkerPause(ChosenWorkers { names: vec!["drain".into()], all: false }),
+            Operation::WorkerResume(ChosenWorkers { names: Vec::new(), all: true }),
+            Operation::CleanupList(CleanupWish { backend: Some("disk-1".into()), all: true }),
+            Operation::CleanupRetry(ChosenPaths { ids: Vec::new(), all: true }),
+            Operation::CleanupForget(ChosenPaths { ids: vec!["0".repeat(13)], all: false }),
             Operation::Usage,
             Operation::Verify(VerifyWish { backends: true, read: false }),
         ]
@@ -208,6 +285,11 @@ mod tests {
         assert_eq!(status(Method::PUT, "/api/v1/buckets/x", ""), 405);
         assert_eq!(status(Method::POST, "/api/v1/usage", ""), 405);
         assert_eq!(status(Method::POST, "/api/v1/backends/x", ""), 404);
+        assert_eq!(status(Method::POST, "/api/v1/workers", ""), 405);
+        assert_eq!(status(Method::POST, "/api/v1/workers/cleanup", ""), 404);
+        assert_eq!(status(Method::POST, "/api/v1/workers/pause", "{\"name\":\"x\"}"), 400);
+        assert_eq!(status(Method::POST, "/api/v1/cleanup/delete", ""), 404);
+        assert_eq!(status(Method::GET, "/api/v1/objects/photos", ""), 404);
         assert_eq!(status(Method::POST, "/api/v1/buckets", "{}"), 400);
         assert_eq!(status(Method::POST, "/api/v1/buckets", "{"), 400);
         let extra = r#"{"name":"abc","wishes":{"replica":2}}"#;

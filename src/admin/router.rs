@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,19 +28,15 @@ use tokio::sync::mpsc;
 use super::Ready;
 use super::desk::Desk;
 use super::error::ApiError;
+use super::long::LongEvent;
 use super::operation::Operation;
 use super::operation::ROOT;
-use super::views::VerifyEvent;
-use super::views::VerifyWish;
-use crate::engine::VerifyProgress;
 
 /// Bytes of a request's body: a key with a thousand grants fits.
 const BODY_MAX: usize = 1 << 20;
 /// A body arrives within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a verify that runs tells how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// A client that does not read for so long ends the verify that it asked for.
+/// A client that does not read for so long is not told how the work ended that it asked for.
 const UNREAD_MAX: Duration = Duration::from_secs(60);
 const JSON: &str = "application/json";
 /// One JSON value a line.
@@ -97,7 +92,7 @@ impl Router {
         let (head, body) = request.into_parts();
         let body = read(body).await?;
         match Operation::read(&head.method, head.uri.path(), &body)? {
-            Operation::Verify(wish) => Ok(verify(Arc::clone(desk), wish)),
+            operation if operation.is_long() => Ok(stream(Arc::clone(desk), operation)),
             operation => {
                 let status = match operation {
                     Operation::BucketCreate(_) | Operation::KeyCreate(_) => StatusCode::CREATED,
@@ -150,12 +145,12 @@ fn refuse(err: &ApiError) -> Response<Body> {
 }
 
 /// Answers at once, line by line. A client that goes away ends the work.
-fn verify(desk: Arc<Desk>, wish: VerifyWish) -> Response<Body> {
+fn stream(desk: Arc<Desk>, operation: Operation) -> Response<Body> {
     let (lines, receiver) = mpsc::channel::<Bytes>(2);
     tokio::spawn(async move {
         tokio::select! {
-            () = verify_into(&desk, wish, &lines) => (),
-            () = lines.closed() => tracing::info!("nobody waits for the verify any more"),
+            () = tell(&desk, operation, &lines) => (),
+            () = lines.closed() => tracing::info!("nobody waits for what an operator asked for"),
         }
     });
     let frames = futures_util::stream::unfold(receiver, async |mut receiver| {
@@ -167,29 +162,11 @@ fn verify(desk: Arc<Desk>, wish: VerifyWish) -> Response<Body> {
     response
 }
 
-async fn verify_into(desk: &Desk, wish: VerifyWish, lines: &mpsc::Sender<Bytes>) {
-    let progress = VerifyProgress::default();
-    let work = desk.verify(wish, &progress);
-    tokio::pin!(work);
-    let mut ticks = tokio::time::interval(PROGRESS_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let last = loop {
-        tokio::select! {
-            done = work.as_mut() => break done,
-            _ = ticks.tick() => {
-                let now = VerifyEvent::Progress {
-                    replicas: progress.replicas.load(Ordering::Relaxed),
-                    bytes: progress.bytes.load(Ordering::Relaxed),
-                    total: progress.total.load(Ordering::Relaxed),
-                };
-                // A client that reads slowly hears of it less often, and the work goes on.
-                if lines.capacity() > 0 && lines.send(line(&now)).await.is_err() {
-                    return;
-                }
-            }
-        }
-    };
-    let last = last.map_or_else(VerifyEvent::Error, VerifyEvent::Result);
+async fn tell(desk: &Desk, operation: Operation, lines: &mpsc::Sender<Bytes>) {
+    // A client that reads slowly hears of it less often, and the work goes on.
+    let far = |far: Value| _ = lines.try_send(line(&LongEvent::Progress(far)));
+    let done = desk.begin(operation).tell(far).await;
+    let last = done.map_or_else(LongEvent::Error, LongEvent::Result);
     let _ = lines.send_timeout(line(&last), UNREAD_MAX).await;
 }
 

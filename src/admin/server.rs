@@ -28,7 +28,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 16 << 10;
 /// A TCP connection is closed after this, whatever it does. One on the socket is not: it may wait
-/// for a verify.
+/// for work that takes long.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
 /// How long answers in flight may take once the listener stops.
 const LINGER: Duration = Duration::from_secs(1);

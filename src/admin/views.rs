@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::engine::BucketUsage;
 use crate::engine::BucketWishes;
 use crate::engine::Condition;
 use crate::engine::Verified;
+use crate::engine::VerifyProgress;
 use crate::model::AccessKey;
 use crate::model::Action;
 use crate::model::Bucket;
@@ -353,13 +355,23 @@ impl From<Verified> for VerifyView {
     }
 }
 
-/// One line of the answer to verify: any number of `Progress`, then one of the others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VerifyEvent {
-    Progress { replicas: u64, bytes: u64, total: u64 },
-    Result(VerifyView),
-    Error(ApiError),
+/// How far a verify is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyFar {
+    pub replicas: u64,
+    pub bytes: u64,
+    /// Replicas there were when it began.
+    pub total: u64,
+}
+
+impl VerifyFar {
+    pub(super) fn new(progress: &VerifyProgress) -> VerifyFar {
+        VerifyFar {
+            replicas: progress.replicas.load(Ordering::Relaxed),
+            bytes: progress.bytes.load(Ordering::Relaxed),
+            total: progress.total.load(Ordering::Relaxed),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

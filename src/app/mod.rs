@@ -1,10 +1,11 @@
 //! Builds everything, starts it, reloads it, stops it: the only place that knows everyone.
 //!
-//! The order of the start: configuration, store (with its lock), settled intents, fleet,
+//! The order of the start: configuration, store (with its lock), fleet,
 //! listeners; no request is taken before all of it stands. The order of the stop: not ready, no new
 //! connections, requests in flight finish within `shutdown_timeout`, background work ends, the
 //! store closes. Crash safety does not depend on the second list.
 
+mod crew;
 mod fleet;
 pub mod logging;
 pub mod offline;
@@ -39,6 +40,7 @@ use crate::store::DeclaredBackend;
 use crate::store::Store;
 
 use reload::Grace;
+use reload::Parts;
 use reload::Reloader;
 
 /// How often absent backends are looked at, and uploads completed long ago are forgotten.
@@ -81,10 +83,6 @@ async fn serve_store(
     socket: &Arc<admin::Socket>,
 ) -> anyhow::Result<()> {
     let config = &options.loaded.config;
-    let settled = store.intents_settle().await.context("settling what the last run left")?;
-    if settled > 0 {
-        tracing::info!(intents = settled, "settled what an earlier run left unfinished");
-    }
     let rows = store.backends().await?;
     let known =
         fleet::Known { store: store.id(), rows: &rows, before: None, ids: &ids, clock: &clock };
@@ -103,12 +101,14 @@ async fn serve_store(
     let stop = CancellationToken::new();
     let stop_background = CancellationToken::new();
     let background = TaskTracker::new();
-    background.spawn(Arc::clone(&engine).cleanup_loop(stop_background.clone()));
     background.spawn(Arc::clone(&engine).usage_loop(stop_background.clone()));
     background.spawn(keep_house(Arc::clone(&engine), stop_background.clone()));
     background.spawn(admin::serve(admin_listener, ready.clone(), stop_background.clone()));
     let stop_asked = CancellationToken::new();
-    let desk = admin::Desk::of_server(Arc::clone(&engine), ready.clone(), stop_asked.clone());
+    let crew = crew::crew(config, &engine).await.context("looking up which workers are paused")?;
+    crew.start();
+    let (asked, engine_asked) = (stop_asked.clone(), Arc::clone(&engine));
+    let desk = admin::Desk::of_server(engine_asked, Arc::clone(&crew), ready.clone(), asked);
     let operated = admin::serve_socket(
         Arc::clone(socket),
         ready.clone(),
@@ -117,7 +117,8 @@ async fn serve_store(
     );
     background.spawn(operated);
     let grace = Grace::new(config.server.shutdown_timeout);
-    let reloader = Reloader::new(options, Arc::clone(&engine), s3.clone(), ids, grace.clone());
+    let parts = Parts { engine: Arc::clone(&engine), s3: s3.clone(), crew: Arc::clone(&crew) };
+    let reloader = Reloader::new(options, parts, ids, grace.clone());
     background.spawn(reloader.run(stop_background.clone()));
 
     let patience = grace.clone();
@@ -134,6 +135,7 @@ async fn serve_store(
     // A listener that panicked ends here as well; what it served is lost, what it stored is not.
     let _ = serving.await;
     stop_background.cancel();
+    background.spawn(async move { crew.end().await });
     end(&background, grace.get(), &engine).await;
     Ok(())
 }

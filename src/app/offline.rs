@@ -35,6 +35,7 @@ use crate::store::Durability;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::StoreSettings;
+use crate::worker::Crew;
 
 /// Backends that are tried at a time.
 const PROBES_MAX: usize = 8;
@@ -73,6 +74,8 @@ pub enum Needs {
 pub struct Offline {
     pub desk: Desk,
     store: Store,
+    /// Runs only what is asked for.
+    crew: Arc<Crew>,
     /// Keeps what is asked of backends counted, as in a server; ends also when this is dropped.
     counting: JoinHandle<()>,
     stop: DropGuard,
@@ -96,11 +99,15 @@ impl Offline {
         let clock = Clock::system();
         let ids = Arc::new(Ids::new(clock.clone()));
         let store = open(data_dir, clock.clone(), ids).await?;
-        match prepare(config, &store, needs).await {
-            Ok(fleet) => {
-                let settings = config.engine.clone();
-                let memory = config.server.memory;
-                let engine = Engine::new(store.clone(), fleet, settings, memory, clock);
+        let begun = async {
+            let fleet = prepare(config, &store, needs).await?;
+            let settings = config.engine.clone();
+            let engine = Engine::new(store.clone(), fleet, settings, config.server.memory, clock);
+            let crew = super::crew::crew(config, &engine).await?;
+            Ok((engine, crew))
+        };
+        match begun.await {
+            Ok((engine, crew)) => {
                 engine.usage_as_configured(&config.backends);
                 let places = config.backends.iter().map(place).collect();
                 if let Err(err) = engine.usage_learn(engine.fleet.load().all()).await {
@@ -108,8 +115,8 @@ impl Offline {
                 }
                 let stop = CancellationToken::new();
                 let counting = tokio::spawn(Arc::clone(&engine).usage_loop(stop.clone()));
-                let desk = Desk::offline(engine, places);
-                Ok(Offline { desk, store, counting, stop: stop.drop_guard() })
+                let desk = Desk::offline(engine, Arc::clone(&crew), places);
+                Ok(Offline { desk, store, crew, counting, stop: stop.drop_guard() })
             }
             Err(err) => {
                 store.close().await;
@@ -120,6 +127,7 @@ impl Offline {
 
     /// Gives the store back.
     pub async fn close(self) {
+        self.crew.end().await;
         drop(self.stop);
         // It panics only if the loop did; what it did not write is lost then.
         let _ = self.counting.await;

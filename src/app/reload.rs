@@ -25,12 +25,19 @@ use crate::config::Config;
 use crate::config::watch::Watch;
 use crate::engine::Engine;
 use crate::s3::S3Service;
+use crate::worker::Crew;
+
+/// The running parts that take what has changed.
+pub(super) struct Parts {
+    pub(super) engine: Arc<Engine>,
+    pub(super) s3: S3Service,
+    pub(super) crew: Arc<Crew>,
+}
 
 pub(super) struct Reloader {
     path: PathBuf,
     log: LogHandle,
-    engine: Arc<Engine>,
-    s3: S3Service,
+    parts: Parts,
     ids: Arc<Ids>,
     grace: Grace,
     now: Config,
@@ -61,15 +68,14 @@ impl Grace {
 impl Reloader {
     pub(super) fn new(
         options: &ServeOptions,
-        engine: Arc<Engine>,
-        s3: S3Service,
+        parts: Parts,
         ids: Arc<Ids>,
         grace: Grace,
     ) -> Reloader {
         let (path, log) = (options.config_path.clone(), options.log.clone());
         let watch = Watch::start(path.clone(), options.loaded.text_hash);
         let now = options.loaded.config.clone();
-        Reloader { path, log, engine, s3, ids, grace, now, watch }
+        Reloader { path, log, parts, ids, grace, now, watch }
     }
 
     /// Reloads on SIGHUP, also when the file is the same (a file of a secret may not be), and when
@@ -109,19 +115,20 @@ impl Reloader {
         if (new.server.listen, new.server.admin_listen) != (old.listen, old.admin_listen) {
             anyhow::bail!("listen and admin_listen change only with a restart");
         }
-        let store = &self.engine.store;
-        let before = self.engine.fleet.load_full();
+        let Parts { engine, s3, crew } = &self.parts;
+        let store = &engine.store;
+        let before = engine.fleet.load_full();
         let rows = store.backends().await?;
         let known = fleet::Known {
             store: store.id(),
             rows: &rows,
             before: Some(&before),
             ids: &self.ids,
-            clock: &self.engine.clock,
+            clock: &engine.clock,
         };
         let (backends, declared) = fleet::open(&new.backends, &known).await?;
         let declared = async {
-            self.engine.usage_learn(&backends).await?;
+            engine.usage_learn(&backends).await?;
             store.declare(super::declaration(&new, declared)).await?;
             anyhow::Ok(())
         };
@@ -130,10 +137,11 @@ impl Reloader {
             return Err(err);
         }
         // A fleet holds its backends to their limits together, so first each has what was used.
-        self.engine.usage_hand_on(&backends);
-        self.engine.reload(Fleet::new(backends), new.engine.clone(), new.server.memory);
+        engine.usage_hand_on(&backends);
+        engine.reload(Fleet::new(backends), new.engine.clone(), new.server.memory);
         self.grace.set(new.server.shutdown_timeout);
-        self.s3.reload(super::s3_settings(&new));
+        s3.reload(super::s3_settings(&new));
+        crew.reload(new.workers.clone());
         self.log.set_level(new.log.level);
         if new.log.format != self.now.log.format {
             tracing::warn!("log.format changes with the next start");

@@ -19,10 +19,8 @@ use tokio::net::UnixStream;
 
 use crate::admin;
 use crate::admin::ApiError;
+use crate::admin::LongEvent;
 use crate::admin::Operation;
-use crate::admin::VerifyEvent;
-use crate::admin::VerifyView;
-use crate::admin::VerifyWish;
 
 /// A server that is starting is waited for, so it may take this long to begin its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
@@ -72,13 +70,13 @@ impl Remote {
         Err(refusal(&body))
     }
 
-    /// Verifies, telling `progress` of every event but the last.
-    pub async fn verify(
+    /// Carries out an operation that takes long, telling `progress` of how far it is.
+    pub async fn run_long(
         self,
-        wish: VerifyWish,
-        mut progress: impl FnMut(&VerifyEvent),
-    ) -> Result<VerifyView, RemoteError> {
-        let response = self.send(&Operation::Verify(wish)).await?;
+        operation: &Operation,
+        mut progress: impl FnMut(Value),
+    ) -> Result<Value, RemoteError> {
+        let response = self.send(operation).await?;
         let is_good = response.status().is_success();
         let mut body = response.into_body();
         if !is_good {
@@ -90,9 +88,9 @@ impl Remote {
             while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
                 match serde_json::from_slice(&line).map_err(RemoteError::Answer)? {
-                    VerifyEvent::Result(view) => return Ok(view),
-                    VerifyEvent::Error(err) => return Err(RemoteError::Refused(err)),
-                    event @ VerifyEvent::Progress { .. } => progress(&event),
+                    LongEvent::Result(result) => return Ok(result),
+                    LongEvent::Error(err) => return Err(RemoteError::Refused(err)),
+                    LongEvent::Progress(far) => progress(far),
                 }
             }
             if rest.len() > ANSWER_BYTES_MAX {

@@ -7,11 +7,14 @@
 mod backend;
 mod bucket;
 mod check;
+mod cleanup;
 mod completions;
 mod config;
 mod init;
 mod key;
+mod object;
 mod output;
+mod progress;
 mod serve;
 mod session;
 mod status;
@@ -21,6 +24,7 @@ mod tests;
 mod usage;
 mod verify;
 mod version;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,6 +107,12 @@ enum Command {
     Key(key::Args),
     /// Show the backends and what they hold, and use one again that was left alone
     Backend(backend::Args),
+    /// Show where the bytes of an object lie, and how they are
+    Object(object::Args),
+    /// Show the workers of the background, and run, pause and resume them
+    Worker(worker::Args),
+    /// Show and settle files that could not be deleted
+    Cleanup(cleanup::Args),
     /// Show what the backends used of their limits, and when these are reached
     #[command(after_help = usage::AFTER_HELP)]
     Usage(usage::Args),
@@ -237,6 +247,9 @@ fn carry_out(context: &Context, command: Command) -> Outcome {
         Command::Bucket(args) => bucket::run(context, &args),
         Command::Key(args) => key::run(context, &args),
         Command::Backend(args) => backend::run(context, &args),
+        Command::Object(args) => object::run(context, &args),
+        Command::Worker(args) => worker::run(context, &args),
+        Command::Cleanup(args) => cleanup::run(context, &args),
         Command::Usage(args) => usage::run(context, &args),
         Command::Status => status::run(context),
         Command::Verify(args) => verify::run(context, &args),

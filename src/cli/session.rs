@@ -70,6 +70,40 @@ impl Session {
             }
         }
     }
+
+    /// Like [`Session::run`], and tells `progress` how far it is.
+    pub(crate) async fn run_long<F: DeserializeOwned, T: DeserializeOwned>(
+        self,
+        operation: Operation,
+        mut progress: impl FnMut(F),
+    ) -> Result<T, Failure> {
+        // How far it is matters less than how it ends: what is not understood is not shown.
+        let mut tell = |far: Value| {
+            if let Ok(far) = serde_json::from_value(far) {
+                progress(far);
+            }
+        };
+        let result = match self {
+            Session::Remote(remote) => {
+                remote.run_long(&operation, tell).await.map_err(remote_failure)?
+            }
+            Session::Offline(offline) => {
+                let result = offline.desk.begin(operation).tell(&mut tell).await;
+                offline.close().await;
+                result.map_err(|err| refused(&err))?
+            }
+        };
+        serde_json::from_value(result).map_err(|err| remote_failure(RemoteError::Answer(err)))
+    }
+}
+
+/// The configuration in use; what is doubtful in it is told.
+pub(crate) fn configured(context: &Context) -> Result<Config, Failure> {
+    let (path, loaded) = context.load()?;
+    for warning in &loaded.warnings {
+        print_warning(&warning.render(&path));
+    }
+    Ok(loaded.config)
 }
 
 /// Carries out one operation, wherever it can be.
@@ -78,13 +112,20 @@ pub(crate) fn ask<T: DeserializeOwned>(
     operation: Operation,
     needs: Needs,
 ) -> Result<T, Failure> {
-    let (path, loaded) = context.load()?;
-    for warning in &loaded.warnings {
-        print_warning(&warning.render(&path));
-    }
-    let answer =
-        block_on(async { Session::open(&loaded.config, needs).await?.run(operation).await })??;
+    let config = configured(context)?;
+    let answer = block_on(async { Session::open(&config, needs).await?.run(operation).await })??;
     serde_json::from_value(answer).map_err(|err| remote_failure(RemoteError::Answer(err)))
+}
+
+/// Carries out one operation that takes long, telling `progress` of how far it is.
+pub(crate) fn ask_long<F: DeserializeOwned, T: DeserializeOwned>(
+    context: &Context,
+    operation: Operation,
+    needs: Needs,
+    progress: impl FnMut(F),
+) -> Result<T, Failure> {
+    let config = configured(context)?;
+    block_on(async { Session::open(&config, needs).await?.run_long(operation, progress).await })?
 }
 
 pub(crate) fn refused(err: &ApiError) -> Failure {

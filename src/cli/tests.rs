@@ -17,6 +17,7 @@ use crate::admin::NewBucket;
 use crate::admin::NewKey;
 use crate::admin::Operation;
 use crate::admin::Ready;
+use crate::admin::VerifyView;
 use crate::admin::VerifyWish;
 use crate::admin::Wishes;
 use crate::app::offline;
@@ -31,6 +32,8 @@ use crate::engine::Engine;
 use crate::model::BackendId;
 use crate::store::Declaration;
 use crate::store::DeclaredBackend;
+use crate::worker::Crew;
+use crate::worker::Wakes;
 
 #[test]
 fn the_grammar_is_sound_and_every_command_says_what_it_does() {
@@ -69,6 +72,13 @@ fn options_may_stand_before_and_after_the_command() {
         "larder init --replicas x",
         "larder stop --timeout 5",
         "larder backend reset",
+        "larder worker run",
+        "larder worker pause",
+        "larder cleanup retry",
+        "larder cleanup retry --all 0000000000001",
+        "larder cleanup forget 0000000000001",
+        "larder cleanup forget --yes",
+        "larder object show photos",
         "larder usage cloud",
         "larder init --s3 nobody --s3-bucket b --s3-key-id k --s3-secret-file f",
     ] {
@@ -112,6 +122,15 @@ fn every_line_of_the_manual_is_understood() {
         "larder key delete LK1",
         "larder backend list",
         "larder backend reset cloud",
+        "larder worker list",
+        "larder worker run over-replication --wait",
+        "larder worker pause scrubber rebalancer",
+        "larder worker resume all",
+        "larder cleanup list --backend cloud --all --json",
+        "larder cleanup retry --all",
+        "larder cleanup retry 0000000000001 0000000000002",
+        "larder cleanup forget 0000000000001 --yes",
+        "larder object show photos 2026/cat.jpg",
         "larder usage --backend cloud --json",
         "larder status",
         "larder config providers",
@@ -169,12 +188,16 @@ impl Server {
         let engine = Engine::new(store.clone(), fleet, config.engine.clone(), 64 << 20, clock);
         let (stop, ready) = (CancellationToken::new(), Ready::default());
         ready.set(true);
-        let desk = Desk::of_server(engine, ready.clone(), stop.clone());
+        let (settings, wakes) = (config.workers.clone(), Wakes::default());
+        let crew = Crew::new(&engine, &config.data_dir, settings, &wakes);
+        crew.start();
+        let desk = Desk::of_server(engine, Arc::clone(&crew), ready.clone(), stop.clone());
         let socket = Arc::new(admin::Socket::bind(&config.data_dir).unwrap());
         let asked = stop.clone();
         let ended = tokio::spawn(async move {
             admin::serve_socket(Arc::clone(&socket), ready, Arc::new(desk), asked).await;
             drop(socket);
+            crew.end().await;
             store.close().await;
         });
         Server { stop, ended }
@@ -188,11 +211,15 @@ impl Server {
 
 async fn ask(config: &Config, operation: Operation) -> Result<Value, Failure> {
     let needs = match operation {
-        Operation::BackendList | Operation::Usage => Needs::Backends,
+        Operation::BackendList | Operation::Usage | Operation::WorkerRun(_) => Needs::Backends,
         Operation::BackendReset(_) => Needs::Store,
         _ => Needs::Names,
     };
-    Session::open(config, needs).await?.run(operation).await
+    let session = Session::open(config, needs).await?;
+    if operation.is_long() {
+        return session.run_long(operation, |_: Value| ()).await;
+    }
+    session.run(operation).await
 }
 
 /// Every verb once and more, with what it answers; ids and times are blotted out.
@@ -238,6 +265,20 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         Operation::KeyList,
         Operation::BackendList,
         Operation::BackendReset("nobody".into()),
+        Operation::WorkerRun("nobody".into()),
+        Operation::WorkerPause(serde_json::from_str(r#"{"names":["cleanup"]}"#).unwrap()),
+        Operation::WorkerPause(serde_json::from_str(r#"{"names":["brewer"]}"#).unwrap()),
+        Operation::WorkerPause(serde_json::from_str("{}").unwrap()),
+        Operation::WorkerRun("cleanup".into()),
+        Operation::WorkerResume(serde_json::from_str(r#"{"all":true}"#).unwrap()),
+        Operation::CleanupList(serde_json::from_str(r#"{"all":true}"#).unwrap()),
+        Operation::CleanupList(serde_json::from_str(r#"{"backend":"nobody"}"#).unwrap()),
+        Operation::CleanupRetry(serde_json::from_str(r#"{"all":true}"#).unwrap()),
+        Operation::CleanupRetry(serde_json::from_str(r#"{"ids":["no"]}"#).unwrap()),
+        Operation::CleanupForget(serde_json::from_str(r#"{"ids":["0000000000001"]}"#).unwrap()),
+        Operation::CleanupForget(serde_json::from_str("{}").unwrap()),
+        Operation::ObjectShow("declared".into(), "nothing".into()),
+        Operation::ObjectShow("nobody".into(), "nothing".into()),
         Operation::Usage,
     ];
     let mut answers = Vec::new();
@@ -316,6 +357,16 @@ async fn every_verb_does_the_same_with_a_server_and_without() {
         "\"code\":\"no_such_backend\"",
         "backend nobody: there is no such backend",
         "\"period\":\"20",
+        "there is no worker `nobody`",
+        "the workers are cleanup",
+        "{\"paused\":[\"cleanup\"]}",
+        "\"worker\":\"cleanup\"",
+        "no worker is named",
+        "\"items\":[]",
+        "`no` is no id",
+        "{\"forgotten\":0}",
+        "object nothing: there is no such key",
+        "bucket nobody: there is no such bucket",
     ] {
         assert!(all.contains(part), "{part} in\n{all}");
     }
@@ -409,8 +460,9 @@ async fn verify_tells_its_result_over_the_socket() {
     let server = Server::start(&config).await;
     std::fs::write(dir.path().join("disk/mine.txt"), "mine").unwrap();
     let remote = Remote::connect(&config.data_dir).await.unwrap().unwrap();
-    let wish = VerifyWish { backends: true, read: true };
-    let view = remote.verify(wish, |_| ()).await.unwrap();
+    let wish = Operation::Verify(VerifyWish { backends: true, read: true });
+    let view = remote.run_long(&wish, |_| ()).await.unwrap();
+    let view: VerifyView = serde_json::from_value(view).unwrap();
     assert!(view.clean, "{:?}", view.faults);
     assert_eq!((view.foreign, view.debris), (Some(1), Some(0)));
     server.end().await;

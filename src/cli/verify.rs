@@ -1,30 +1,18 @@
 //! `larder verify`: whether the store agrees with itself, and the backends with the store.
 
-use std::io;
-use std::io::IsTerminal;
-use std::io::Write;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-
 use super::Context;
 use super::Exit;
-use super::Failure;
 use super::Outcome;
-use super::block_on;
 use super::output::print;
 use super::output::print_json;
 use super::output::size;
-use super::session::Session;
-use super::session::refused;
-use super::session::remote_failure;
-use crate::admin::VerifyEvent;
-use crate::admin::VerifyProgress;
+use super::progress::Progress;
+use super::session::ask_long;
+use crate::admin::Operation;
+use crate::admin::VerifyFar;
 use crate::admin::VerifyView;
 use crate::admin::VerifyWish;
 use crate::app::offline::Needs;
-use crate::config::Config;
-
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -38,14 +26,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
-    let (_, loaded) = context.load()?;
     let wish = VerifyWish { backends: args.backends, read: args.read };
-    let is_shown = io::stderr().is_terminal() && !context.json && (args.backends || args.read);
-    let view = block_on(verify(&loaded.config, wish, is_shown))?;
-    if is_shown {
-        let _ = write!(io::stderr().lock(), "\r\x1b[K");
-    }
-    let view = view?;
+    let progress = Progress::new(!context.json && (args.backends || args.read));
+    let needs = if wish.backends || wish.read { Needs::Backends } else { Needs::Store };
+    let show = |far: VerifyFar| progress.show(&how_far(&far));
+    let view: VerifyView = ask_long(context, Operation::Verify(wish), needs, show)?;
+    drop(progress);
     if context.json {
         print_json(&serde_json::to_value(&view).map_err(anyhow::Error::from)?)?;
     } else {
@@ -54,49 +40,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     Ok(if view.clean { Exit::Done } else { Exit::Failed })
 }
 
-async fn verify(config: &Config, wish: VerifyWish, is_shown: bool) -> Result<VerifyView, Failure> {
-    let needs = if wish.backends || wish.read { Needs::Backends } else { Needs::Store };
-    let show = |replicas, bytes, total| {
-        if is_shown {
-            show(replicas, bytes, total);
-        }
-    };
-    match Session::open(config, needs).await? {
-        Session::Remote(remote) => {
-            let tell = |event: &VerifyEvent| {
-                if let VerifyEvent::Progress { replicas, bytes, total } = event {
-                    show(*replicas, *bytes, *total);
-                }
-            };
-            remote.verify(wish, tell).await.map_err(remote_failure)
-        }
-        Session::Offline(offline) => {
-            let progress = VerifyProgress::default();
-            let found = {
-                let work = offline.desk.verify(wish, &progress);
-                tokio::pin!(work);
-                loop {
-                    match tokio::time::timeout(PROGRESS_EVERY, work.as_mut()).await {
-                        Ok(found) => break found,
-                        Err(_) => show(
-                            progress.replicas.load(Ordering::Relaxed),
-                            progress.bytes.load(Ordering::Relaxed),
-                            progress.total.load(Ordering::Relaxed),
-                        ),
-                    }
-                }
-            };
-            offline.close().await;
-            found.map_err(|err| refused(&err))
-        }
-    }
-}
-
-fn show(replicas: u64, bytes: u64, total: u64) {
+fn how_far(far: &VerifyFar) -> String {
+    let VerifyFar { replicas, bytes, total } = *far;
     let of = if total >= replicas { format!(" of about {total}") } else { String::new() };
-    let text = format!("\r\x1b[K{replicas}{of} replicas, {}", size(bytes));
-    let mut err = io::stderr().lock();
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    format!("{replicas}{of} replicas, {}", size(bytes))
 }
 
 fn words(view: &VerifyView, wish: VerifyWish) -> String {
@@ -144,6 +91,13 @@ mod tests {
         let clean =
             VerifyView { clean: true, faults: vec![], more_faults: 0, foreign: None, ..view };
         assert!(words(&clean, VerifyWish::default()).starts_with("ok: every derived"));
+    }
+
+    #[test]
+    fn it_says_how_far_it_is() {
+        let far = |replicas, total| how_far(&VerifyFar { replicas, bytes: 2048, total });
+        assert_eq!(far(7, 9), "7 of about 9 replicas, 2 KiB");
+        assert_eq!(far(7, 0), "7 replicas, 2 KiB");
     }
 
     #[test]

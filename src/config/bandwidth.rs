@@ -76,9 +76,14 @@ fn read(text: &str) -> Result<Hours, String> {
         Some((times, rate)) if times.contains(':') => (Some(times), rate),
         _ => (None, text),
     };
-    let size = rate.trim().strip_suffix("/s").ok_or("a rate ends in `/s`")?;
-    let rate = size.parse::<ByteSize>()?.0;
+    let rate = read_rate(rate)?;
     let Some(times) = times else { return Ok(Hours { from: 0, to: 0, rate }) };
+    let (from, to) = read_times(times)?;
+    Ok(Hours { from, to, rate })
+}
+
+/// `HH:MM-HH:MM`, in minutes after midnight.
+pub(crate) fn read_times(times: &str) -> Result<(u16, u16), String> {
     let (from, to) = times.split_once('-').ok_or("two times stand with a `-` between them")?;
     let wrong = |time: &str| format!("`{time}` is no time of day");
     let from = minutes(from).ok_or_else(|| wrong(from))?;
@@ -86,7 +91,13 @@ fn read(text: &str) -> Result<Hours, String> {
         "24:00" => 0,
         to => minutes(to).ok_or_else(|| wrong(to))?,
     };
-    Ok(Hours { from, to, rate })
+    Ok((from, to))
+}
+
+/// A size a second.
+pub(crate) fn read_rate(rate: &str) -> Result<u64, String> {
+    let size = rate.trim().strip_suffix("/s").ok_or("a rate ends in `/s`")?;
+    Ok(size.parse::<ByteSize>()?.0)
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use super::raw::RawServer;
 use super::raw::RawTimeouts;
 use super::reader::Spot;
 use super::schema::nearest;
+use super::workers;
 use crate::backend::BackendSettings;
 use crate::backend::Timeouts;
 use crate::backend::service;
@@ -113,6 +114,7 @@ impl Raw {
             buckets,
             keys,
             rate: protection::rate(&self.rate, found),
+            workers: workers::check(&self.workers, found),
             _checked: Checked,
         }
     }

@@ -33,6 +33,7 @@ mod reader;
 mod schema;
 mod show;
 pub mod watch;
+mod workers;
 
 use std::fs::File;
 use std::io::Read;
@@ -62,6 +63,7 @@ use crate::model::Names;
 use crate::model::Placement;
 use crate::s3::RateSettings;
 use crate::store::DeclaredBucket;
+use crate::worker::CrewSettings;
 
 /// The configuration file with every key in force, its default and a sentence.
 pub const EXAMPLE: &str = include_str!("../../assets/larder.toml");
@@ -91,6 +93,7 @@ pub struct Config {
     pub buckets: Vec<DeclaredBucket>,
     pub keys: Vec<AccessKey>,
     pub rate: RateSettings,
+    pub workers: CrewSettings,
     /// Keeps everybody but the check from making one.
     _checked: Checked,
 }

@@ -48,7 +48,7 @@ pub(crate) struct RawRate {
     pub(crate) addresses_max: Option<Spot<u32>>,
 }
 
-fn count(value: u32) -> String {
+pub(crate) fn count(value: u32) -> String {
     value.to_string()
 }
 

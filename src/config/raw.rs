@@ -17,6 +17,8 @@ use super::reader::Reader;
 use super::reader::Section;
 use super::reader::Spot;
 use super::schema;
+use super::workers;
+use super::workers::RawWorkers;
 
 pub(crate) struct Raw {
     pub(crate) data_dir: Option<Spot<String>>,
@@ -27,6 +29,7 @@ pub(crate) struct Raw {
     pub(crate) breaker: RawBreaker,
     pub(crate) admission: RawAdmission,
     pub(crate) rate: RawRate,
+    pub(crate) workers: RawWorkers,
     pub(crate) profiles: Vec<RawProfile>,
     pub(crate) backends: Vec<RawBackend>,
     /// Something stands under `backend`, be it wrong.
@@ -131,6 +134,7 @@ impl Raw {
             breaker: breaker(reader, file),
             admission: admission(reader, file),
             rate: rate(reader, file),
+            workers: workers::read(reader, file),
             profiles: profiles(reader, file),
             backends: reader
                 .sections(file, "backend", schema::BACKEND)

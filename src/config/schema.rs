@@ -37,7 +37,7 @@ pub(crate) const FILE: &[Key] = &[
     now("admission"),
     now("rate_limit"),
     now("profile"),
-    later("worker"),
+    now("worker"),
 ];
 
 pub(crate) const SERVER: &[Key] = &[
@@ -127,6 +127,44 @@ pub(crate) const KEY: &[Key] = &[now("id"), secret("secret"), now("create_bucket
 
 pub(crate) const GRANT: &[Key] = &[now("bucket"), now("prefix"), now("preset"), now("allow")];
 
+pub(crate) const WORKERS: &[Key] = &[
+    now("cleanup"),
+    now("pending_reaper"),
+    now("replicator"),
+    now("over_replication"),
+    now("rebalancer"),
+    now("reconciler"),
+    now("scrubber"),
+    now("lifecycle"),
+    now("drain"),
+];
+
+/// What every worker has.
+pub(crate) const WORKER: &[Key] =
+    &[now("enabled"), now("interval"), now("batch"), now("concurrency")];
+
+pub(crate) const REBALANCER: &[Key] = &[
+    now("enabled"),
+    now("interval"),
+    now("batch"),
+    now("concurrency"),
+    now("strategy"),
+    now("threshold"),
+];
+
+pub(crate) const RECONCILER: &[Key] =
+    &[now("enabled"), now("interval"), now("batch"), now("concurrency"), now("local_interval")];
+
+pub(crate) const SCRUBBER: &[Key] = &[
+    now("enabled"),
+    now("interval"),
+    now("batch"),
+    now("concurrency"),
+    now("pass"),
+    now("rate"),
+    now("window"),
+];
+
 /// Every table of the file with the keys that it may have.
 pub(crate) const TABLES: &[(&str, &[Key])] = &[
     (TOP, FILE),
@@ -145,6 +183,11 @@ pub(crate) const TABLES: &[(&str, &[Key])] = &[
     ("[[bucket]]", BUCKET),
     ("[[key]]", KEY),
     ("[[key]] grants", GRANT),
+    ("[worker]", WORKERS),
+    ("[worker.NAME]", WORKER),
+    ("[worker.rebalancer]", REBALANCER.split_at(WORKER.len()).1),
+    ("[worker.reconciler]", RECONCILER.split_at(WORKER.len()).1),
+    ("[worker.scrubber]", SCRUBBER.split_at(WORKER.len()).1),
 ];
 
 const TOP: &str = "the top of the file, before the first [table]";

@@ -21,9 +21,13 @@ use crate::model::Grant;
 use crate::model::Limits;
 use crate::model::Names;
 use crate::model::Placement;
+use crate::model::Routing;
 use crate::s3::Network;
 use crate::s3::RateSettings;
 use crate::store::DeclaredBucket;
+use crate::worker::CrewSettings;
+use crate::worker::Name;
+use crate::worker::Window;
 
 /// Options of services that are no secrets. Every other is masked: a name that is not known here
 /// may be one.
@@ -68,6 +72,7 @@ pub fn show(config: &Config) -> Table {
     }
     file.insert("admission".into(), Value::Table(admission(&config.engine.admission)));
     file.insert("rate_limit".into(), Value::Table(rate(&config.rate)));
+    file.insert("worker".into(), Value::Table(workers(&config.workers)));
     let profiles = config.backends.iter().map(|backend| &backend.profile);
     let named: Table = profiles
         .filter(|used| !used.name.is_empty())
@@ -106,10 +111,9 @@ fn defaults(config: &Config) -> Table {
 }
 
 fn placement(table: &mut Table, placement: &Placement) {
-    let routing = ROUTINGS.iter().find(|(_, routing)| *routing == placement.routing);
     table.insert("replicas".into(), Value::Integer(placement.replicas.into()));
     table.insert("min_replicas".into(), Value::Integer(placement.min_replicas.into()));
-    text(table, "routing", routing.map_or("", |(name, _)| name));
+    text(table, "routing", routing(placement.routing));
     let labels = placement.require_distinct.iter().cloned().map(Value::String).collect();
     table.insert("require_distinct".into(), Value::Array(labels));
 }
@@ -206,6 +210,37 @@ fn rate(rate: &RateSettings) -> Table {
     table
 }
 
+fn workers(crew: &CrewSettings) -> Table {
+    let one = |name: Name| {
+        let settings = crew.of(name);
+        let mut table = Table::new();
+        table.insert("enabled".into(), Value::Boolean(settings.enabled));
+        text(&mut table, "interval", span(settings.interval));
+        whole(&mut table, "batch", settings.batch as u64);
+        whole(&mut table, "concurrency", settings.concurrency as u64);
+        match name {
+            Name::Rebalancer => {
+                text(&mut table, "strategy", routing(crew.rebalancer.strategy));
+                real(&mut table, "threshold", crew.rebalancer.threshold);
+            }
+            Name::Reconciler => {
+                text(&mut table, "local_interval", span(crew.reconciler.local_interval));
+            }
+            Name::Scrubber => {
+                let (rate, window) = (crew.scrubber.rate, crew.scrubber.window);
+                let rate = rate.map(|rate| format!("{}/s", size(rate)));
+                let hours = |w: Window| format!("{}-{}", time_of_day(w.from), time_of_day(w.to));
+                text(&mut table, "pass", span(crew.scrubber.pass));
+                text(&mut table, "rate", rate.unwrap_or_default());
+                text(&mut table, "window", window.map(hours).unwrap_or_default());
+            }
+            _ => {}
+        }
+        (name.to_string(), Value::Table(table))
+    };
+    Name::ALL.into_iter().map(one).collect()
+}
+
 /// What a backend's profile comes to, whoever said it.
 fn profile(profile: &Profile) -> Table {
     let mut classes = Table::new();
@@ -264,6 +299,10 @@ fn grant(grant: &Grant) -> Table {
     let allowed = allowed.map(|action| Value::String(action.name().to_owned())).collect();
     table.insert("allow".into(), Value::Array(allowed));
     table
+}
+
+fn routing(value: Routing) -> &'static str {
+    ROUTINGS.iter().find(|(_, routing)| *routing == value).map_or("", |(name, _)| name)
 }
 
 fn names(value: Names) -> &'static str {

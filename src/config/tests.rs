@@ -1,6 +1,7 @@
 //! The whole way from text to settings, and the example held against the types.
 
 mod protection;
+mod workers;
 
 use std::fs;
 
@@ -121,7 +122,7 @@ fn what_is_written_is_what_is_meant() {
 fn all_mistakes_are_told_together_with_their_places() {
     let text = "data_dir = \"d\"\n\n[server]\nlistn = \"x\"\n  listen = \"nine\"\n\
         memory = 64\n[defaults]\nreplicas = 2\nmin_replicas = 3\nrouting = \"pakc\"\n\
-        [worker.cleanup]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1 s\"\n";
+        [worker.cleaner]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1 s\"\n";
     let mistakes = bad(text);
     let errors = ConfigErrors { file: "larder.toml".into(), mistakes };
     assert_eq!(
@@ -136,8 +137,7 @@ fn all_mistakes_are_told_together_with_their_places() {
          larder.toml:9:16: `min_replicas` is 3, it can be 1 to `replicas`, which is 2\n    \
              hint: a write is acknowledged when so many of its replicas are durable\n\
          larder.toml:10:11: `routing` cannot be `pakc`\n    hint: did you mean \"pack\"?\n\
-         larder.toml:11:2: `worker` is not in this version yet\n    \
-             hint: remove it; it would have no effect\n\
+         larder.toml:11:9: unknown key `cleaner` in [worker]\n    hint: did you mean `cleanup`?\n\
          larder.toml:15:11: unknown service `s4`\n    hint: did you mean \"s3\"?\n\
          larder.toml:16:1: `min_age` is not in this version yet\n    \
              hint: remove it; it would have no effect"
@@ -168,7 +168,10 @@ fn a_key_in_the_wrong_table_is_told_where_it_belongs() {
     check(&of(&[title, "replicas = 1", &b]), "unknown key `replicas`", "[defaults] or [[bucket]]");
     check(&format!("{LEAST}[server]\ndata_dir = \"/x\""), "unknown key", "the top of the file");
     check(&of(&[title, "breaker = 1", &b]), "unknown key `breaker`", "the top of the file");
-    check(&of(&[title, "worker = 1", &b]), "unknown key `worker`", "known here");
+    check(&of(&[title, "worker = 1", &b]), "unknown key `worker`", "the top of the file");
+    check(&of(&[title, "colour = 1", &b]), "unknown key `colour`", "known here");
+    check(&of(&[title, "interval = 1", &b]), "unknown key `interval`", "belongs to [worker.NAME]");
+    check(&of(&[title, "threshold = 1", &b]), "unknown key", "belongs to [worker.rebalancer]");
 }
 
 #[test]
@@ -534,8 +537,16 @@ fn names_in_force() -> Vec<String> {
             true => format!("{}.", title.replace(['[', ']'], "").replace(' ', ".")),
             false => String::new(),
         };
-        let now = keys.iter().filter(|key| !key.later);
-        now.map(|key| format!("{path}{}", key.name)).collect::<Vec<_>>()
+        // What workers have in common, each has.
+        let paths = match *title == "[worker.NAME]" {
+            true => schema::WORKERS.iter().map(|key| format!("worker.{}.", key.name)).collect(),
+            false => vec![path],
+        };
+        let now = || keys.iter().filter(|key| !key.later);
+        let names = |path: &String| -> Vec<String> {
+            now().map(|key| format!("{path}{}", key.name)).collect()
+        };
+        paths.iter().flat_map(names).collect::<Vec<String>>()
     };
     schema::TABLES.iter().flat_map(of_table).collect()
 }

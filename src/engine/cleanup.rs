@@ -18,7 +18,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,7 +25,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::EngineError;
@@ -37,12 +35,6 @@ use crate::base::chain;
 use crate::model::BackendId;
 use crate::store::Condemned;
 
-/// Under this name admission counts what it refuses.
-const NAME: &str = "cleanup";
-/// Paths of one pass.
-const BATCH: usize = 50;
-/// Deletes at once, for each backend.
-const CONCURRENCY: usize = 10;
 /// How long the first try of a delete is waited for; each further one twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
@@ -50,14 +42,14 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// and those on an absent backend.
 const PUT_OFF: Duration = Duration::from_secs(60);
 const PUT_OFF_ABSENT: Duration = Duration::from_secs(600);
-/// How often the loop looks again while what is due waits for a reader to end.
-const READER_PAUSE: Duration = Duration::from_secs(1);
-/// How soon the loop tries again when it was not admitted: deletes make room for those who wait.
-const REFUSED_PAUSE: Duration = Duration::from_millis(200);
-/// How long the loop rests after the store failed.
-const ERROR_PAUSE: Duration = Duration::from_secs(10);
-/// The longest sleep in one piece: the clock may be set meanwhile.
-const SLEEP_MAX: Duration = Duration::from_secs(3600);
+/// How much one pass does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanupLimits {
+    /// Paths.
+    pub batch: usize,
+    /// Deletes at once, for each backend.
+    pub concurrency: usize,
+}
 
 /// What one pass did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,27 +62,17 @@ pub struct CleanupOutcome {
     pub next: Option<Timestamp>,
 }
 
-/// What the loop does after a pass.
-#[derive(Debug, PartialEq, Eq)]
-enum Rest {
-    /// Looks again at once.
-    Not,
-    /// Until it is woken, at the longest this long.
-    For(Duration),
-    UntilWoken,
-}
-
 impl Engine {
-    /// Deletes one batch of what is due.
-    pub async fn cleanup_once(&self) -> Result<CleanupOutcome, EngineError> {
-        let due = self.store.condemned_due(BATCH).await?;
-        let more = due.len() >= BATCH;
+    /// Deletes one batch of what is due. May be cut off: what was not recorded is deleted again.
+    pub async fn cleanup_once(&self, limits: CleanupLimits) -> Result<CleanupOutcome, EngineError> {
+        let due = self.store.condemned_due(limits.batch).await?;
+        let more = due.len() >= limits.batch;
         let fleet = self.fleet.load().for_work();
         let mut by_backend: BTreeMap<BackendId, Vec<Condemned>> = BTreeMap::new();
         due.into_iter().for_each(|c| by_backend.entry(c.backend).or_default().push(c));
         let turns = by_backend.into_values().map(async |due| {
-            let swept = delete_all(due, async |condemned| delete(&fleet, &condemned).await).await;
-            self.record(swept).await
+            let delete = async |condemned| delete(&fleet, &condemned).await;
+            self.record(delete_all(due, limits.concurrency, delete).await).await
         });
         let mut outcome = CleanupOutcome { more, ..CleanupOutcome::default() };
         for turn in futures_util::future::join_all(turns).await {
@@ -117,62 +99,10 @@ impl Engine {
         Ok(counts)
     }
 
-    /// Cleans up as there is something to do, until `stop`. With nothing to do it sleeps, and
-    /// touches neither disks nor backends.
-    pub async fn cleanup_loop(self: Arc<Self>, stop: CancellationToken) {
-        let wanted = self.store.cleanup_wanted();
-        loop {
-            let woken = wanted.notified();
-            tokio::pin!(woken);
-            // From here on a wake is not lost, also one that comes during the pass.
-            woken.as_mut().enable();
-            let Ok(permit) = self.admission.work(NAME) else {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(REFUSED_PAUSE) => continue,
-                }
-            };
-            let pass = tokio::select! {
-                () = stop.cancelled() => return,
-                pass = self.cleanup_once() => pass,
-            };
-            drop(permit);
-            let rest = match pass {
-                Ok(outcome) => rest(&outcome, self.clock.now()),
-                Err(err) => {
-                    tracing::warn!(error = chain(&err), "cleanup is put off");
-                    // Not woken sooner: every write that finds no room would try again.
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(ERROR_PAUSE) => continue,
-                    }
-                }
-            };
-            match rest {
-                Rest::Not => {}
-                Rest::For(time) => tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = woken => {}
-                    () = tokio::time::sleep(time) => {}
-                },
-                Rest::UntilWoken => tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = woken => {}
-                },
-            }
-        }
-    }
-}
-
-fn rest(outcome: &CleanupOutcome, now: Timestamp) -> Rest {
-    // Every path of a batch is gone or due later, so this comes to an end; and behind those of a
-    // backend in trouble wait those of the others.
-    if outcome.more {
-        return Rest::Not;
-    }
-    match outcome.next {
-        None => Rest::UntilWoken,
-        Some(next) => Rest::For(next.since(now).clamp(READER_PAUSE, SLEEP_MAX)),
+    /// What waits after a failure is due now: an operator says that what was wrong was mended.
+    pub async fn cleanup_hasten(&self) -> Result<(), EngineError> {
+        while self.store.condemned_hasten().await? {}
+        Ok(())
     }
 }
 
@@ -197,8 +127,8 @@ enum Trouble {
     Away(Duration),
 }
 
-/// Deletes paths of one backend.
-async fn delete_all<F>(due: Vec<Condemned>, delete: impl Fn(Condemned) -> F) -> Swept
+/// Deletes paths of one backend, `most` at a time.
+async fn delete_all<F>(due: Vec<Condemned>, most: usize, delete: impl Fn(Condemned) -> F) -> Swept
 where
     F: Future<Output = Result<(), Trouble>>,
 {
@@ -216,7 +146,7 @@ where
             (id, Some(result))
         }
     });
-    let mut results = results.buffer_unordered(CONCURRENCY);
+    let mut results = results.buffer_unordered(most);
     let mut swept = Swept { pause: PUT_OFF, ..Swept::default() };
     while let Some((id, result)) = results.next().await {
         match result {
@@ -267,6 +197,8 @@ mod tests {
     use super::*;
     use crate::model::CondemnReason;
 
+    const MOST: usize = 10;
+
     fn due(id: u64) -> Condemned {
         Condemned {
             id,
@@ -281,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_is_deleted_side_by_side_and_failures_keep_their_reason() {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let mut swept = delete_all((0..25).map(due).collect(), |condemned| {
+        let mut swept = delete_all((0..25).map(due).collect(), MOST, |condemned| {
             let (running, most) = (&running, &most);
             async move {
                 let now = running.fetch_add(1, Ordering::SeqCst) + 1;
@@ -296,7 +228,7 @@ mod tests {
         assert_eq!(swept.deleted, (0..25).filter(|&id| id != 7).collect::<Vec<_>>());
         assert_eq!(swept.failed, [(7, "refused".to_owned())]);
         assert!(swept.put_off.is_empty());
-        assert_eq!(most.load(Ordering::SeqCst), CONCURRENCY);
+        assert_eq!(most.load(Ordering::SeqCst), MOST);
     }
 
     #[tokio::test]
@@ -304,7 +236,7 @@ mod tests {
         let tried = AtomicUsize::new(0);
         let sweep = async |trouble: Trouble| {
             tried.store(0, Ordering::SeqCst);
-            delete_all((0..50).map(due).collect(), |_| {
+            delete_all((0..50).map(due).collect(), MOST, |_| {
                 tried.fetch_add(1, Ordering::SeqCst);
                 let trouble = trouble.clone();
                 async move {
@@ -316,7 +248,7 @@ mod tests {
         };
         let swept = sweep(Trouble::Backend("it hangs".to_owned())).await;
         let count = tried.load(Ordering::SeqCst);
-        assert!(count <= CONCURRENCY, "{count} were tried");
+        assert!(count <= MOST, "{count} were tried");
         assert_eq!((swept.failed.len(), swept.put_off.len()), (count, 50 - count));
         assert_eq!(swept.pause, PUT_OFF);
         for pause in [PUT_OFF, PUT_OFF_ABSENT] {
@@ -325,22 +257,5 @@ mod tests {
             assert_eq!(counts, (0, 50), "to be away is no failure");
             assert_eq!(swept.pause, pause);
         }
-    }
-
-    #[test]
-    fn the_loop_rests_as_long_as_it_can() {
-        let now = Timestamp(1_000_000_000);
-        let after = |more, next| {
-            let outcome = CleanupOutcome { deleted: 1, more, next, ..Default::default() };
-            rest(&outcome, now)
-        };
-        assert_eq!(after(true, None), Rest::Not);
-        let put_off = CleanupOutcome { failed: BATCH, more: true, ..Default::default() };
-        assert_eq!(rest(&put_off, now), Rest::Not, "others may wait behind these");
-        assert_eq!(after(false, None), Rest::UntilWoken);
-        assert_eq!(after(false, Some(Timestamp(0))), Rest::For(READER_PAUSE));
-        let minute = Duration::from_secs(60);
-        assert_eq!(after(false, Some(now.plus(minute))), Rest::For(minute));
-        assert_eq!(after(false, Some(now.plus(SLEEP_MAX * 2))), Rest::For(SLEEP_MAX));
     }
 }

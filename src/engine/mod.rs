@@ -30,6 +30,7 @@ mod keys;
 mod move_replica;
 mod multipart;
 mod objects;
+mod parked;
 mod put_object;
 mod read;
 mod reap;
@@ -40,6 +41,7 @@ mod request;
 mod settling;
 mod step;
 mod surplus;
+mod show_object;
 mod tee;
 #[cfg(test)]
 mod tests;
@@ -59,13 +61,13 @@ pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::plan::rebalance::Skipped;
 pub use crate::store::{
     BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, Holdings, Leave,
-    ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage,
-    UploadQuery,
+    Leftover, ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload,
+    UploadPage, UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
 pub use buckets::{CreatedBucket, WishRefused};
-pub use cleanup::CleanupOutcome;
+pub use cleanup::{CleanupLimits, CleanupOutcome};
 pub use drain::{DrainCursor, DrainProgress};
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
@@ -73,6 +75,7 @@ pub use reap::ReapCursor;
 pub use rebalance::{PlannedMove, RebalanceRules, Strategy};
 pub use refusals::{Cause, Refusals};
 pub use request::*;
+pub use show_object::{ShownBlob, ShownObject, ShownReplica};
 pub use step::{Next, Step};
 pub use surplus::{SurplusCursor, SurplusReplica};
 pub use usage::{BackendUsage, Line, Money, PeriodUsage};

@@ -8,6 +8,9 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream;
+
 use super::Engine;
 use super::EngineError;
 use super::examine;
@@ -59,6 +62,7 @@ impl Engine {
         &self,
         cursor: &mut SurplusCursor,
         batch: usize,
+        concurrency: usize,
     ) -> Result<Step, EngineError> {
         let mut step = Step::default();
         if cursor.after == BlobId::default() {
@@ -67,15 +71,19 @@ impl Engine {
         let blobs = self.store.blobs_surplus(cursor.after, batch).await?;
         let fleet = Arc::new(self.fleet.load().for_work());
         let rows = self.store.backends().await?;
-        for blob in &blobs {
-            let (given_up, failed) = self.thin(&fleet, &rows, *blob).await?;
+        let mut thinned = stream::iter(blobs.clone())
+            .map(|blob| self.thin(&fleet, &rows, blob))
+            .buffer_unordered(concurrency.max(1));
+        while let Some(outcome) = thinned.next().await {
+            let (given_up, failed) = outcome?;
             step.processed += given_up;
             step.failed += failed;
             step.add("removed", given_up);
             step.add("not_now", failed);
             cursor.has_progress |= given_up > 0;
-            cursor.after = *blob;
         }
+        drop(thinned);
+        cursor.after = blobs.last().copied().unwrap_or(cursor.after);
         if blobs.len() == batch {
             step.next = Next::Now;
             return Ok(step);

@@ -37,6 +37,7 @@ mod work;
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MIB: usize = 1 << 20;
+const CLEANUP: CleanupLimits = CleanupLimits { batch: 50, concurrency: 10 };
 
 /// An engine over directories of its own.
 struct World {
@@ -360,7 +361,7 @@ async fn cleanup_leaves_what_is_current_and_nothing_else() {
     }
     let key = ObjectKey::new("other").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let cleaned = async { while world.engine.cleanup_once().await.unwrap().deleted > 0 {} };
+    let cleaned = async { while world.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {} };
     tokio::time::timeout(PATIENCE, cleaned).await.expect("cleanup comes to an end");
     assert_eq!(world.files(), 2);
     assert!(world.get("key").await.unwrap() == bytes(104));
@@ -502,7 +503,7 @@ async fn a_backend_that_comes_back_is_used_again() {
     assert!(world.get("before").await.unwrap() == bytes(100));
     let key = ObjectKey::new("before").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let outcome = world.engine.cleanup_once().await.unwrap();
+    let outcome = world.engine.cleanup_once(CLEANUP).await.unwrap();
     assert_eq!(outcome.deleted, outcome.failed * 2, "two of three can be deleted from");
     world.faults[0].clear();
     world.engine.look_for_absent().await;
@@ -528,7 +529,7 @@ async fn a_copy_between_placements_is_written_anew() {
     // The source is gone: nothing was shared.
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    while world.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
     assert!(world.get_from("other", "copy").await.unwrap() == bytes(size));
     world.comes_to_rest().await;
 }
@@ -587,7 +588,7 @@ async fn parts_are_copied_from_any_range() {
     assert_eq!(files, 6, "no bytes moved");
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    while world.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
     assert!(world.get("parts").await.unwrap() == whole);
     world.comes_to_rest().await;
 }

@@ -48,8 +48,8 @@ pub(crate) struct Watch {
     /// Blobs wait for a change, so room that becomes free is one.
     parks: AtomicBool,
     seen: Mutex<Seen>,
-    /// Woken by each change.
-    changed: [Arc<Notify>; 3],
+    /// Woken by each change, beside those who make up for missing replicas and surplus.
+    changed: [Arc<Notify>; 2],
     own_line: Seldom,
     /// Replicas that cannot leave their backends, by the reason, as the last walk found.
     stuck: Mutex<BTreeMap<String, u64>>,
@@ -74,7 +74,6 @@ struct Look {
 /// Who is told of changes of the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FleetListener {
-    OverReplication,
     Drain,
     PendingReaper,
 }
@@ -125,6 +124,7 @@ impl Engine {
     pub(crate) fn fleet_changes(&self) {
         self.watch.change.fetch_add(1, Ordering::AcqRel);
         self.store.replicas_wanted().notify_one();
+        self.store.surplus_found().notify_one();
         self.watch.changed.iter().for_each(|listener| listener.notify_one());
     }
 

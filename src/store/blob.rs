@@ -151,23 +151,6 @@ impl Store {
         })
         .await
     }
-
-    /// Condemns every intent of earlier runs, in bounded transactions; how many there were.
-    /// Afterwards no byte is reserved but for intents of this run.
-    pub async fn intents_settle(&self) -> Result<u64, StoreError> {
-        let now = self.shared().clock.now();
-        let first = self.shared().first_id;
-        let mut total = 0;
-        loop {
-            let (some, is_more) = self
-                .free(Lane::Work, Need::Durable, move |tx| settle_in_tx(tx, 0, first, now))
-                .await?;
-            total += some;
-            if !is_more {
-                return Ok(total);
-            }
-        }
-    }
 }
 
 #[derive(Clone, Debug)]

@@ -138,6 +138,16 @@ impl Store {
         Ok(())
     }
 
+    /// Makes some of what waits after a failure due now; whether there may be more.
+    pub async fn condemned_hasten(&self) -> Result<bool, StoreError> {
+        let now = self.shared().clock.now();
+        self.free(Lane::Work, Need::Recorded, move |tx| {
+            let count = tx.run(HASTEN, (now.0, WORK_ROWS_MAX))?;
+            Ok(count == WORK_ROWS_MAX)
+        })
+        .await
+    }
+
     /// When the next condemned path is due. Those that a reader may still read are left out:
     /// [`Store::cleanup_wanted`] tells when such a reader has gone.
     pub async fn condemned_next(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -157,6 +167,10 @@ pub(super) const DUE: &str = "SELECT c.id, b.id, c.path, c.size, c.reason, c.att
 
 pub(super) const NEXT: &str =
     "SELECT due FROM condemned WHERE due IS NOT NULL AND seq <= ?1 ORDER BY due, seq LIMIT 1";
+
+/// Those that never failed wait for a reason of their own.
+pub(super) const HASTEN: &str = "UPDATE condemned SET due = ?1 WHERE id IN
+     (SELECT id FROM condemned WHERE due > ?1 AND attempts > 0 LIMIT ?2)";
 
 /// Turns a replica into a condemned path. Its own row is the caller's to delete. `is_again`: its
 /// bytes may still appear after the first delete. What is only borrowed is kept, and remembered.

@@ -36,4 +36,5 @@ mod sigv4;
 mod small_disk;
 mod usage;
 mod wire;
+mod worker;
 mod world;

@@ -46,7 +46,7 @@ impl World {
     }
 
     async fn thin(&self) -> Step {
-        self.engine.surplus_step(&mut SurplusCursor::default(), BATCH).await.unwrap()
+        self.engine.surplus_step(&mut SurplusCursor::default(), BATCH, 4).await.unwrap()
     }
 
     async fn drained(&self) -> Step {
@@ -90,7 +90,7 @@ impl World {
     }
 
     async fn clean_up(&self) {
-        while self.engine.cleanup_once().await.unwrap().deleted > 0 {}
+        while self.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
     }
 
     async fn used(&self) -> [u64; 3] {

@@ -93,17 +93,17 @@ async fn intents_of_an_earlier_run_are_condemned() {
     let write = lone[0].intents[0].write;
     world.store.replica_abandon(FailedWrite { write, unknown: false }).await.unwrap();
     world.verify().await;
-    assert_eq!(world.store.intents_settle().await.unwrap(), 0, "these are of this run");
+    assert!(world.store.intents_dead(WriteId(0), 10).await.unwrap().is_empty(), "of this run");
     assert_eq!(world.ledger().await, (7, 607, 5));
     world.restart().await;
     let own = world.register(&[3], 1).await;
-    assert_eq!(world.store.intents_settle().await.unwrap(), 601);
+    assert_eq!(world.settle_dead(|_| false).await, 601);
     assert_eq!(world.ledger().await, (7, 3, 612));
     world.verify().await;
     let gone = world.store.replica_commit(extra.write).await;
     assert!(matches!(gone, Err(StoreError::Superseded)));
     world.store.blobs_abandon(vec![(own[0].blob, Vec::new())]).await.unwrap();
-    assert_eq!(world.store.intents_settle().await.unwrap(), 0);
+    assert_eq!(world.settle_dead(|_| false).await, 0);
     world.verify().await;
     // The abandoned blob is gone, and a commit of it too.
     let late = commit(world.bucket.id, "late", 1, finished(&own));
@@ -130,5 +130,170 @@ async fn a_displaced_blob_takes_its_late_intent_along() {
     world.clean().await;
     world.advance(2 * HOUR);
     assert_eq!(world.due().await.len(), 1);
+    world.verify().await;
+}
+
+/// Ten failures of everything that is due.
+async fn park(world: &World) {
+    for _ in 0..10 {
+        for row in world.due().await {
+            world.store.condemned_failed(row.id, "disk on fire".into()).await.unwrap();
+        }
+        world.advance(25 * HOUR);
+    }
+}
+
+async fn parked(world: &World) -> Vec<Leftover> {
+    world.store.condemned_parked(WriteId(0), 1000).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_operator_lists_what_is_parked_and_what_is_not() {
+    let world = World::new().await;
+    for at in ["a", "b", "c"] {
+        world.put(at, 1, &[10]).await;
+        world.delete(at).await;
+    }
+    let ids: Vec<u64> = world.due().await.iter().map(|row| row.id).collect();
+    assert!(parked(&world).await.is_empty());
+    park(&world).await;
+    world.put("d", 1, &[7]).await;
+    world.delete("d").await;
+    let rows = parked(&world).await;
+    assert_eq!(rows.iter().map(|row| row.id.0).collect::<Vec<_>>(), ids);
+    let first = &rows[0];
+    assert_eq!((first.backend, first.size, first.attempts), (BACKENDS[0], 10, 10));
+    assert_eq!((first.reason, first.due), (CondemnReason::Deleted, None));
+    assert_eq!(first.error.as_deref(), Some("disk on fire"));
+    assert!(first.path.starts_with("photos/a~0.0~"), "{}", first.path);
+    let page = world.store.condemned_parked(WriteId(ids[0]), 1).await.unwrap();
+    assert_eq!(page, rows[1..2]);
+    let all = world.store.condemned_all(WriteId(0), 1000).await.unwrap();
+    assert_eq!((all.len(), all[3].attempts, all[3].due.is_some()), (4, 0, true));
+}
+
+#[tokio::test]
+async fn what_is_parked_is_tried_again_when_an_operator_says_so() {
+    let world = World::new().await;
+    for at in ["a", "b"] {
+        world.put(at, 1, &[10]).await;
+        world.delete(at).await;
+    }
+    park(&world).await;
+    let wanted = world.store.cleanup_wanted();
+    tokio::time::timeout(PATIENCE, wanted.notified()).await.expect("the deletes woke it");
+    let ids: Vec<WriteId> = parked(&world).await.iter().map(|row| row.id).collect();
+    let twice = vec![ids[0], ids[0], WriteId(12345)];
+    assert_eq!(world.store.condemned_retry(twice).await.unwrap(), 1);
+    tokio::time::timeout(PATIENCE, wanted.notified()).await.expect("cleanup is woken");
+    assert_eq!(
+        world.due().await.iter().map(|row| (row.id, row.attempts)).collect::<Vec<_>>(),
+        [(ids[0].0, 0)]
+    );
+    assert_eq!(world.store.condemned_retry(ids.clone()).await.unwrap(), 1);
+    world.verify().await;
+    world.clean().await;
+    assert_eq!(world.ledger().await, (0, 0, 0));
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_not_counted_any_more() {
+    let world = World::new().await;
+    for at in ["a", "b"] {
+        world.put(at, 1, &[10]).await;
+        world.delete(at).await;
+    }
+    let due: Vec<WriteId> = world.due().await.iter().map(|row| WriteId(row.id)).collect();
+    assert_eq!(world.store.condemned_forget(due.clone()).await.unwrap(), 0, "they are not parked");
+    park(&world).await;
+    assert_eq!(world.ledger().await, (0, 0, 20));
+    assert_eq!(world.store.condemned_forget(vec![due[0], due[0]]).await.unwrap(), 1);
+    assert_eq!(world.ledger().await, (0, 0, 10));
+    world.verify().await;
+    assert_eq!(world.store.condemned_forget(due).await.unwrap(), 1);
+    assert_eq!(world.ledger().await, (0, 0, 0));
+    assert_eq!(world.store.backends().await.unwrap().iter().map(|b| b.rows).sum::<u64>(), 0);
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn only_what_failed_is_hastened() {
+    let world = World::new().await;
+    world.put("k", 1, &[10]).await;
+    world.delete("k").await;
+    let failed = world.due().await[0].id;
+    world.store.condemned_failed(failed, "disk on fire".into()).await.unwrap();
+    // A second delete waits for a reason of its own.
+    let registered = world.register(&[10], 1).await;
+    let write = registered[0].intents[0].write;
+    let unknown = vec![FailedWrite { write, unknown: true }];
+    world.store.blobs_abandon(vec![(registered[0].blob, unknown)]).await.unwrap();
+    world.store.condemned_deleted(vec![write.0]).await.unwrap();
+    assert!(world.due().await.is_empty());
+    assert!(!world.store.condemned_hasten().await.unwrap());
+    assert_eq!(world.due().await.iter().map(|row| row.id).collect::<Vec<_>>(), [failed]);
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn a_paused_worker_stays_so_over_restarts() {
+    let mut world = World::new().await;
+    for name in ["scrubber", "drain", "scrubber"] {
+        world.store.worker_pause(name, true).await.unwrap();
+    }
+    world.restart().await;
+    assert_eq!(world.store.workers_paused().await.unwrap(), ["drain", "scrubber"]);
+    world.store.worker_pause("drain", false).await.unwrap();
+    world.store.worker_pause("nobody", false).await.unwrap();
+    assert_eq!(world.store.workers_paused().await.unwrap(), ["scrubber"]);
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn the_state_of_a_blob_says_what_it_has_and_what_it_wants() {
+    let world = World::new().await;
+    world.put("k", 1, &[10, 20]).await;
+    let found = world.find("k").await.unwrap();
+    let blobs: Vec<BlobId> = found.entries.iter().map(|entry| entry.blob).collect();
+    let write = found.entries[0].replicas[0].write;
+    world.store.replica_mark(write, ReplicaState::Missing).await.unwrap();
+    let asked = vec![blobs[1], blobs[0], blobs[0], BlobId(12345)];
+    let states = world.store.blob_states(asked).await.unwrap();
+    assert_eq!(states.iter().map(|state| state.blob).collect::<Vec<_>>(), blobs);
+    let facts = |at: usize| {
+        let state: &BlobState = &states[at];
+        (state.size, state.replicas, state.good, state.deficit, state.due.is_some())
+    };
+    assert_eq!((facts(0), facts(1)), ((10, 1, 0, 1, true), (20, 1, 1, 0, false)));
+    let place = &states[0].places[0];
+    assert_eq!((place.write, place.backend), (write, BACKENDS[0]));
+    assert_eq!((place.state, place.checked), (ReplicaState::Missing, None));
+    assert!(!place.is_borrowed && !states[0].has_no_target);
+}
+
+#[tokio::test]
+async fn dead_intents_are_dropped_or_become_replicas_of_a_blob_that_exists() {
+    let mut world = World::new().await;
+    world.put("kept", 1, &[7]).await;
+    let kept = world.find("kept").await.unwrap().entries[0].blob;
+    let extra = world.store.replica_register(kept, CopyWhen::Always, choose(1)).await.unwrap();
+    world.register(&[5], 2).await;
+    world.restart().await;
+    let dead = world.store.intents_dead(WriteId(0), 10).await.unwrap();
+    assert_eq!(
+        dead.iter().map(|dead| dead.committed.is_some()).collect::<Vec<_>>(),
+        [true, false, false]
+    );
+    assert_eq!((dead[0].write, dead[0].committed, dead[0].size), (extra.write, Some([9; 32]), 7));
+    world.store.replica_commit(dead[0].write).await.unwrap();
+    assert_eq!(world.settle_dead(|dead| dead.committed.is_none()).await, 2);
+    assert_eq!(world.ledger().await, (14, 0, 0), "what was never there is not counted");
+    assert!(world.due().await.is_empty());
+    world.verify().await;
+    // In case the service was still busy with them.
+    world.advance(2 * HOUR);
+    assert_eq!(world.due().await.len(), 2);
+    world.clean().await;
     world.verify().await;
 }

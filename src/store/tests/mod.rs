@@ -249,6 +249,26 @@ impl World {
         self.ledger().await
     }
 
+    /// Drops dead intents for which `is_gone` holds and condemns the others: how many there were.
+    async fn settle_dead(&self, is_gone: impl Fn(&DeadIntent) -> bool) -> usize {
+        let mut count = 0;
+        loop {
+            let dead = self.store.intents_dead(WriteId(0), 200).await.unwrap();
+            if dead.is_empty() {
+                self.store.blobs_settle_dropped().await.unwrap();
+                return count;
+            }
+            count += dead.len();
+            for dead in dead {
+                let failed = FailedWrite { write: dead.write, unknown: true };
+                match is_gone(&dead) {
+                    true => self.store.intent_drop(dead.write).await.unwrap(),
+                    false => self.store.replica_abandon(failed).await.unwrap(),
+                }
+            }
+        }
+    }
+
     async fn due(&self) -> Vec<Condemned> {
         self.store.condemned_due(1000).await.unwrap()
     }

@@ -128,7 +128,7 @@ impl Run {
             }
             Op::Restart => {
                 self.world.restart().await;
-                self.world.store.intents_settle().await.unwrap();
+                self.world.settle_dead(|_| false).await;
                 assert_eq!(self.world.ledger().await.1, 0, "no reserved byte is left");
             }
         }
