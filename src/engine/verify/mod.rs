@@ -222,7 +222,7 @@ async fn look_at(
     stored: &StoredReplica,
     progress: &VerifyProgress,
 ) -> Result<(), Wrong> {
-    let length = backend.stat(&stored.replica.path).await.map_err(|err| wrong(&err))?;
+    let length = backend.stat(&stored.replica.path).await.map_err(|err| wrong(&err))?.size;
     progress.bytes.fetch_add(stored.size, Ordering::Relaxed);
     if length == stored.size { Ok(()) } else { Err(Wrong::Length(length)) }
 }
@@ -234,7 +234,7 @@ async fn read_whole(
 ) -> Result<(), Wrong> {
     let path = &stored.replica.path;
     // A read gives what it is asked for and says nothing of what comes after.
-    let length = backend.stat(path).await.map_err(|err| wrong(&err))?;
+    let length = backend.stat(path).await.map_err(|err| wrong(&err))?.size;
     if length != stored.size {
         return Err(Wrong::Length(length));
     }
