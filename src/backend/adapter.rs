@@ -41,6 +41,8 @@ use super::Listed;
 use super::Meter;
 use super::Stat;
 use super::Timeouts;
+use super::batch;
+use super::batch::Examined;
 use super::error::{Aim, Failure, Fault};
 use super::marker::MARKER_DIR;
 use super::purpose;
@@ -58,6 +60,8 @@ pub(crate) const PIECE_MAX: usize = 1 << 20;
 /// Calls, open readers and writers of one backend. Far above what admission lets in: it only
 /// keeps a mistake from having no end.
 const CALLS_MAX: usize = 1024;
+/// Files that one request deletes. S3 takes 1000, Cloudflare's R2 fails at more than 700.
+pub(super) const TOGETHER_MAX: usize = 700;
 /// Short: whoever calls knows better what to do next than to wait.
 const RETRIES: usize = 3;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
@@ -74,6 +78,8 @@ pub(crate) struct Adapter {
     /// A lost answer to a write is looked for with a stat.
     confirms: bool,
     quirks: Quirks,
+    /// Files that one request deletes at most.
+    together: usize,
     /// Where no transport keeps it.
     throttle: Option<Arc<Throttle>>,
 }
@@ -123,10 +129,14 @@ impl Adapter {
         }
         let op = Operator::via_iter(traits.scheme, options)
             .map_err(|err| Failure::because(Fault::Refused, err))?;
+        let transport = HttpTransporter::new(Examined(transport));
         let context = OperationContext::default().with_http_transport(transport);
         let op = op.with_context(context);
+        let is_read = batch::SERVICES.contains(&traits.scheme);
+        let together = op.info().capability().delete_max_size.filter(|_| is_read);
+        let together = together.unwrap_or(1).clamp(1, TOGETHER_MAX);
         let adapter = Adapter::retried(op, traits.one_shot);
-        Ok(Adapter { quirks: Quirks::of(traits.scheme), ..adapter })
+        Ok(Adapter { quirks: Quirks::of(traits.scheme), together, ..adapter })
     }
 
     /// An operator that has no transport, with timeouts and retries.
@@ -147,13 +157,14 @@ impl Adapter {
         let op = op.layer(retry).layer(ConcurrentLimitLayer::new(CALLS_MAX));
         let one_shot = one_shot || !op.info().capability().write_can_multi;
         let (part, quirks) = (Some(PART), Quirks::default());
-        Adapter { op, one_shot, part, confirms: true, quirks, throttle: None }
+        Adapter { op, one_shot, part, confirms: true, quirks, together: 1, throttle: None }
     }
 
     /// The local service: it has its own limits, and knows what became of a write.
     pub(crate) fn local(op: Operator) -> Adapter {
         let quirks = Quirks::default();
-        Adapter { op, one_shot: false, part: None, confirms: false, quirks, throttle: None }
+        let part = None;
+        Adapter { op, one_shot: false, part, confirms: false, quirks, together: 1, throttle: None }
     }
 
     /// The same at this pace. For what has no transport, which keeps it elsewhere.
@@ -288,6 +299,28 @@ impl Adapter {
         }
     }
 
+    /// Files that one request may delete; 1: each needs a request of its own.
+    pub(crate) fn deletes_at_once(&self) -> usize {
+        self.together
+    }
+
+    /// Deletes all of at most so many files with one request. `Ok(false)`: the service will not, or
+    /// has not done so for all; each is to be deleted by itself.
+    pub(crate) async fn delete_together(&self, paths: &[String]) -> Result<bool, Failure> {
+        let asking = async {
+            let mut deleter = self.op.deleter().await?;
+            for path in paths {
+                deleter.delete(path.as_str()).await?;
+            }
+            deleter.close().await
+        };
+        match asking.await {
+            Ok(()) => Ok(true),
+            Err(err) if batch::is_declined(&err) => Ok(false),
+            Err(err) => Err(Failure::opendal(err, Aim::Look).unknown()),
+        }
+    }
+
     /// The files below `prefix`, which is empty or ends in a slash; in a flat listing also
     /// directories. Larder's own directory is left out of a listing of everything. A prefix that
     /// is not there has nothing below it, whether the service says so or not.
@@ -382,6 +415,13 @@ impl Stream {
             }
         }
     }
+}
+
+/// Whether a service reads `path` in a list of many as it was written. A name that was imported may
+/// have what XML leaves out or changes; then a file of another name would be deleted.
+pub(super) fn is_plain(path: &str) -> bool {
+    let is_lost = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    !path.contains(is_lost) && path.trim() == path
 }
 
 pub(super) fn described(metadata: &Metadata) -> Stat {

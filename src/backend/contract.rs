@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cloud")]
 mod clouds;
+mod deletions;
 #[cfg(feature = "cloud")]
 mod servers;
 #[cfg(feature = "cloud")]
@@ -123,6 +124,7 @@ async fn check(backend: &Arc<Backend>) {
     given_up(backend).await;
     names(backend).await;
     crowd(backend).await;
+    many_deletions(backend).await;
     assert_eq!(listed(backend, "").await, [], "every step cleaned up after itself");
 }
 
@@ -159,6 +161,26 @@ async fn times(backend: &Backend, path: &str) {
         let apart = told.since(listed).max(listed.since(told));
         assert!(apart < Duration::from_secs(1), "{told:?} {listed:?}");
     }
+}
+
+/// Many deletions have an answer each, in their order.
+async fn many_deletions(backend: &Backend) {
+    let name = |n: usize| format!("many/{}/a & b {n}", n % 3);
+    for n in 0..23 {
+        backend.write_whole(&name(n), pattern(n)).await.unwrap();
+    }
+    backend.write_whole("many/kept", pattern(1)).await.unwrap();
+    let mut paths: Vec<String> = (0..23).map(name).collect();
+    paths.insert(7, "many/never there".to_owned());
+    paths.push(name(3));
+    let answers = backend.delete_many(&paths, 4, LONG).await;
+    assert_eq!(answers.len(), paths.len());
+    for (path, answer) in paths.iter().zip(answers) {
+        answer.unwrap_or_else(|err| panic!("{path}: {err:?}"));
+    }
+    assert_eq!(listed(backend, "").await, [("many/kept".to_owned(), 1)]);
+    assert!(backend.delete_many(&[], 4, LONG).await.is_empty());
+    assert!(backend.delete_many(&["many/kept".to_owned()], 0, LONG).await[0].is_ok());
 }
 
 async fn wrong_reads(backend: &Backend) {
@@ -370,7 +392,7 @@ async fn the_local_service_keeps_the_contract_under_the_operator() {
 struct S3Server {
     address: String,
     seen: Arc<Mutex<Seen>>,
-    _dir: TempDir,
+    dir: TempDir,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -389,6 +411,7 @@ impl Seen {
             ["list-type=", "versions", "prefix="].iter().any(|word| query.contains(word))
         });
         let class = match parts.method.as_str() {
+            "POST" if parts.uri.query().is_some_and(|query| query.starts_with("delete")) => 3,
             "PUT" | "POST" => 0,
             "GET" if lists => 0,
             "DELETE" => 3,
@@ -451,7 +474,7 @@ impl S3Server {
                 });
             }
         });
-        S3Server { address, seen, _dir: dir, task }
+        S3Server { address, seen, dir, task }
     }
 
     fn settings(&self) -> BackendSettings {

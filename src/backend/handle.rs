@@ -313,23 +313,6 @@ impl Backend {
         }
     }
 
-    /// A path that is not there is success, when the marker was seen in the same step.
-    pub async fn delete(&self, path: &str) -> Result<(), BackendError> {
-        let (inner, purpose) = (&self.inner, self.purpose);
-        let deleted = async {
-            let entered = inner.enter(purpose, Operation::Delete, 0).await?;
-            let delete = |_| inner.place.delete(path);
-            inner.ask(purpose, entered.pass, Call::Delete, delete).await?;
-            inner.well(entered.pass);
-            inner.made_room();
-            inner.seen_lately(purpose).await
-        };
-        match deleted.await {
-            Ok(()) => Ok(()),
-            Err(failure) => Err(inner.failed(purpose, "delete", path, failure).await),
-        }
-    }
-
     /// Everything below `prefix` (a directory or empty), Larder's own marker directory left out.
     /// The marker is looked at before and after, so an empty listing can be believed.
     pub async fn list(
@@ -488,7 +471,7 @@ impl Inner {
     }
 
     /// Looks at the marker unless it was seen a short while ago.
-    async fn seen_lately(&self, purpose: Purpose) -> Result<(), Failure> {
+    pub(super) async fn seen_lately(&self, purpose: Purpose) -> Result<(), Failure> {
         // A local root looks for itself where it matters.
         let lately = self.sight().seen.is_some_and(|seen| seen.elapsed() < SEEN_LATELY);
         if lately || self.place.disk().is_some() {

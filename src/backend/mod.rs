@@ -5,11 +5,12 @@
 //! promises is tested by one suite over every kind of place (`contract`).
 //!
 //! From the bottom up: `local` is our own OpenDAL service for directories, `transport` the HTTP below
-//! the other services, at the pace that `throttle` gives, `adapter` knows OpenDAL and its traps,
-//! `quirks` those of single services, `place` is the one set of calls over both, `faulty` breaks
-//! them in tests, and `handle` is the backend itself, which believes a place only as far as its
-//! marker is seen. Every
-//! call of it passes the `gate`: the `breaker`, and the `allowance` of the owner. `open` adds and opens backends, `probe` tries them for real.
+//! the other services, at the pace that `throttle` gives, `batch` reads those of its answers that
+//! OpenDAL reads wrongly, `adapter` knows OpenDAL and its traps, `quirks` those of single services,
+//! `place` is the one set of calls over both, `faulty` breaks them in tests, and `handle` is the
+//! backend itself, which believes a place only as far as its marker is seen; `writer` and `deletion`
+//! are parts of it. Every call of it passes the `gate`: the `breaker`, and the `allowance` of the
+//! owner. `open` adds and opens backends, `probe` tries them for real.
 //!
 //! # Invariants
 //!
@@ -24,9 +25,11 @@
 mod adapter;
 mod allowance;
 mod bandwidth;
+mod batch;
 mod breaker;
 #[cfg(test)]
 mod contract;
+mod deletion;
 mod error;
 #[doc(hidden)]
 pub mod faulty;

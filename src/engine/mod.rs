@@ -54,7 +54,7 @@ pub use crate::store::{
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
 pub use buckets::{CreatedBucket, WishRefused};
-pub use cleanup::CleanupOutcome;
+pub use cleanup::{CleanupOutcome, CleanupSettings};
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
 pub use refusals::{Cause, Refusals};

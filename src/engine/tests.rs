@@ -106,6 +106,10 @@ impl World {
         World { engine, faults, dir }
     }
 
+    async fn cleanup(&self) -> Result<CleanupOutcome, EngineError> {
+        self.engine.cleanup_once(CleanupSettings::default()).await
+    }
+
     async fn put(&self, key: &str, body: &[u8]) -> Result<Stored, EngineError> {
         self.put_frames(key, body.len(), body.chunks(100_000).map(|f| Ok(f.to_vec())).collect())
             .await
@@ -359,7 +363,7 @@ async fn cleanup_leaves_what_is_current_and_nothing_else() {
     }
     let key = ObjectKey::new("other").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let cleaned = async { while world.engine.cleanup_once().await.unwrap().deleted > 0 {} };
+    let cleaned = async { while world.cleanup().await.unwrap().deleted > 0 {} };
     tokio::time::timeout(PATIENCE, cleaned).await.expect("cleanup comes to an end");
     assert_eq!(world.files(), 2);
     assert!(world.get("key").await.unwrap() == bytes(104));
@@ -501,7 +505,7 @@ async fn a_backend_that_comes_back_is_used_again() {
     assert!(world.get("before").await.unwrap() == bytes(100));
     let key = ObjectKey::new("before").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let outcome = world.engine.cleanup_once().await.unwrap();
+    let outcome = world.cleanup().await.unwrap();
     assert_eq!(outcome.deleted, outcome.failed * 2, "two of three can be deleted from");
     world.faults[0].clear();
     world.engine.look_for_absent().await;
@@ -527,7 +531,7 @@ async fn a_copy_between_placements_is_written_anew() {
     // The source is gone: nothing was shared.
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    while world.cleanup().await.unwrap().deleted > 0 {}
     assert!(world.get_from("other", "copy").await.unwrap() == bytes(size));
     world.comes_to_rest().await;
 }
@@ -586,7 +590,7 @@ async fn parts_are_copied_from_any_range() {
     assert_eq!(files, 6, "no bytes moved");
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    while world.engine.cleanup_once().await.unwrap().deleted > 0 {}
+    while world.cleanup().await.unwrap().deleted > 0 {}
     assert!(world.get("parts").await.unwrap() == whole);
     world.comes_to_rest().await;
 }

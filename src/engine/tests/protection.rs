@@ -132,7 +132,7 @@ async fn cleanup_puts_off_what_rests_and_counts_no_attempt() {
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
     let due = world.engine.store.condemned_next().await.unwrap().unwrap();
-    let outcome = world.engine.cleanup_once().await.unwrap();
+    let outcome = world.cleanup().await.unwrap();
     assert_eq!((outcome.deleted, outcome.failed), (0, 1));
     assert!(outcome.next.unwrap() > due, "it is put off");
     assert_eq!(world.faults[0].count(Call::Delete), 0);
@@ -159,7 +159,7 @@ async fn cleanup_finds_what_was_absent_also_when_a_limit_is_reached() {
     assert!(!backend.is_present(), "upkeep keeps to the limit");
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let outcome = world.engine.cleanup_once().await.unwrap();
+    let outcome = world.cleanup().await.unwrap();
     assert_eq!((outcome.deleted, outcome.failed, world.files()), (1, 0, 0));
     assert!(backend.is_present());
 }

@@ -28,6 +28,7 @@ use crate::base::Clock;
 use crate::base::Ids;
 use crate::engine::AdmissionSettings;
 use crate::engine::Body;
+use crate::engine::CleanupSettings;
 use crate::engine::EngineSettings;
 use crate::engine::Expected;
 use crate::engine::PutObject;
@@ -660,7 +661,7 @@ async fn a_quota_is_warned_of_once_at_each_crossing() {
     let key = ObjectKey::new("l").unwrap();
     world.engine.store.object_delete(bucket.id, key, none).await.unwrap();
     assert_eq!(look().await, Vec::<String>::new());
-    world.engine.cleanup_once().await.unwrap();
+    world.engine.cleanup_once(CleanupSettings::default()).await.unwrap();
     assert_eq!(look().await, Vec::<String>::new());
     put(&world.engine, "m").await.unwrap();
     assert_eq!(look().await.len(), 1, "it came near again");
