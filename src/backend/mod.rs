@@ -92,8 +92,13 @@ pub struct BackendSettings {
     /// Already bounded by what the service can take.
     pub blob_max: u64,
     pub labels: BTreeMap<String, String>,
+    /// The storage time that the provider charges for at least. What is younger is not deleted for
+    /// the sake of order.
+    pub min_age: Duration,
     pub timeouts: Timeouts,
     pub breaker: BreakerSettings,
+    /// How long it may be out of reach before its replicas count as lost.
+    pub absent_after: Duration,
     /// Backends with the same word share their limits.
     pub account: Option<String>,
     pub limits: Limits,
@@ -113,8 +118,10 @@ impl fmt::Debug for BackendSettings {
             .field("names", &self.names)
             .field("blob_max", &self.blob_max)
             .field("labels", &self.labels)
+            .field("min_age", &self.min_age)
             .field("timeouts", &self.timeouts)
             .field("breaker", &self.breaker)
+            .field("absent_after", &self.absent_after)
             .field("account", &self.account)
             .field("limits", &self.limits)
             .field("profile", &self.profile.name)

@@ -72,7 +72,7 @@ pub(crate) const BACKEND: &[Key] = &[
     now("names"),
     now("blob_max_size"),
     now("labels"),
-    later("min_age"),
+    now("min_age"),
     now("account"),
     now("profile"),
     now("limits"),
@@ -94,7 +94,7 @@ pub(crate) const BANDWIDTH: &[Key] = &[now("up"), now("down")];
 pub(crate) const TIMEOUTS: &[Key] = &[now("connect"), now("first_byte"), now("stall")];
 
 pub(crate) const BREAKER: &[Key] =
-    &[now("failures"), now("open"), now("probe_timeout"), later("absent_after")];
+    &[now("failures"), now("open"), now("probe_timeout"), now("absent_after")];
 
 pub(crate) const ADMISSION: &[Key] =
     &[now("reads"), now("writes"), now("worker_share"), now("wait"), now("shed_from")];
