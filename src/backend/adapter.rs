@@ -27,6 +27,7 @@ use futures_util::stream::BoxStream;
 use opendal::Buffer;
 use opendal::EntryMode;
 use opendal::HttpTransporter;
+use opendal::Metadata;
 use opendal::OperationContext;
 use opendal::Operator;
 use opendal::OperatorRegistry;
@@ -38,7 +39,10 @@ use opendal::layers::TimeoutLayer;
 use super::BackendSettings;
 use super::Listed;
 use super::Meter;
+use super::Stat;
 use super::Timeouts;
+use super::batch;
+use super::batch::Examined;
 use super::error::{Aim, Failure, Fault};
 use super::marker::MARKER_DIR;
 use super::purpose;
@@ -47,6 +51,7 @@ use super::quirks::Quirks;
 use super::throttle::Direction;
 use super::throttle::Throttle;
 use super::transport::Transport;
+use crate::base::Timestamp;
 
 /// Bytes of one part of a multi-part upload, which is kept until it is sent. S3 wants 5 MiB.
 pub(super) const PART: usize = 8 << 20;
@@ -55,6 +60,8 @@ pub(crate) const PIECE_MAX: usize = 1 << 20;
 /// Calls, open readers and writers of one backend. Far above what admission lets in: it only
 /// keeps a mistake from having no end.
 const CALLS_MAX: usize = 1024;
+/// Files that one request deletes. S3 takes 1000, Cloudflare's R2 fails at more than 700.
+pub(super) const TOGETHER_MAX: usize = 700;
 /// Short: whoever calls knows better what to do next than to wait.
 const RETRIES: usize = 3;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
@@ -71,6 +78,8 @@ pub(crate) struct Adapter {
     /// A lost answer to a write is looked for with a stat.
     confirms: bool,
     quirks: Quirks,
+    /// Files that one request deletes at most.
+    together: usize,
     /// Where no transport keeps it.
     throttle: Option<Arc<Throttle>>,
 }
@@ -120,10 +129,14 @@ impl Adapter {
         }
         let op = Operator::via_iter(traits.scheme, options)
             .map_err(|err| Failure::because(Fault::Refused, err))?;
+        let transport = HttpTransporter::new(Examined(transport));
         let context = OperationContext::default().with_http_transport(transport);
         let op = op.with_context(context);
+        let is_read = batch::SERVICES.contains(&traits.scheme);
+        let together = op.info().capability().delete_max_size.filter(|_| is_read);
+        let together = together.unwrap_or(1).clamp(1, TOGETHER_MAX);
         let adapter = Adapter::retried(op, traits.one_shot);
-        Ok(Adapter { quirks: Quirks::of(traits.scheme), ..adapter })
+        Ok(Adapter { quirks: Quirks::of(traits.scheme), together, ..adapter })
     }
 
     /// An operator that has no transport, with timeouts and retries.
@@ -144,13 +157,14 @@ impl Adapter {
         let op = op.layer(retry).layer(ConcurrentLimitLayer::new(CALLS_MAX));
         let one_shot = one_shot || !op.info().capability().write_can_multi;
         let (part, quirks) = (Some(PART), Quirks::default());
-        Adapter { op, one_shot, part, confirms: true, quirks, throttle: None }
+        Adapter { op, one_shot, part, confirms: true, quirks, together: 1, throttle: None }
     }
 
     /// The local service: it has its own limits, and knows what became of a write.
     pub(crate) fn local(op: Operator) -> Adapter {
         let quirks = Quirks::default();
-        Adapter { op, one_shot: false, part: None, confirms: false, quirks, throttle: None }
+        let part = None;
+        Adapter { op, one_shot: false, part, confirms: false, quirks, together: 1, throttle: None }
     }
 
     /// The same at this pace. For what has no transport, which keeps it elsewhere.
@@ -216,7 +230,7 @@ impl Adapter {
             return Err(failure);
         }
         match self.stat(path).await {
-            Ok(length) if length == size => Ok(()),
+            Ok(stat) if stat.size == size => Ok(()),
             // It may still arrive.
             _ => Err(failure.unknown()),
         }
@@ -257,22 +271,22 @@ impl Adapter {
             return failure;
         }
         match self.stat(path).await {
-            Ok(length) if length < end => {
-                let why = format!("it has {length} bytes and should have at least {end}");
+            Ok(Stat { size, .. }) if size < end => {
+                let why = format!("it has {size} bytes and should have at least {end}");
                 Failure::because(Fault::Damaged, why)
             }
             _ => failure,
         }
     }
 
-    pub(crate) async fn stat(&self, path: &str) -> Result<u64, Failure> {
+    pub(crate) async fn stat(&self, path: &str) -> Result<Stat, Failure> {
         let looked = match self.quirks.stats_by_prefix {
             true => quirks::stat_exactly(&self.op, path).await,
             false => self.op.stat(path).await,
         };
         match looked {
             Ok(metadata) if metadata.is_dir() => Err(Failure::new(Fault::Missing)),
-            Ok(metadata) => Ok(metadata.content_length()),
+            Ok(metadata) => Ok(described(&metadata)),
             Err(err) => Err(Failure::opendal(err, Aim::Look)),
         }
     }
@@ -282,6 +296,28 @@ impl Adapter {
             Err(failure) if failure.fault == Fault::Missing => Ok(()),
             Err(failure) => Err(failure.unknown()),
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// Files that one request may delete; 1: each needs a request of its own.
+    pub(crate) fn deletes_at_once(&self) -> usize {
+        self.together
+    }
+
+    /// Deletes all of at most so many files with one request. `Ok(false)`: the service will not, or
+    /// has not done so for all; each is to be deleted by itself.
+    pub(crate) async fn delete_together(&self, paths: &[String]) -> Result<bool, Failure> {
+        let asking = async {
+            let mut deleter = self.op.deleter().await?;
+            for path in paths {
+                deleter.delete(path.as_str()).await?;
+            }
+            deleter.close().await
+        };
+        match asking.await {
+            Ok(()) => Ok(true),
+            Err(err) if batch::is_declined(&err) => Ok(false),
+            Err(err) => Err(Failure::opendal(err, Aim::Look).unknown()),
         }
     }
 
@@ -320,16 +356,16 @@ impl Adapter {
                 if skipped {
                     return Ok(None);
                 }
-                let size = match entry.metadata().mode() {
+                let Stat { size, modified } = match entry.metadata().mode() {
                     // Some services list names only.
                     EntryMode::Unknown => match op.stat(&path).await {
-                        Ok(metadata) => metadata.content_length(),
+                        Ok(metadata) => described(&metadata),
                         Err(err) if err.kind() == opendal::ErrorKind::NotFound => return Ok(None),
                         Err(err) => return Err(Failure::opendal(err, Aim::Look)),
                     },
-                    _ => entry.metadata().content_length(),
+                    _ => described(entry.metadata()),
                 };
-                Ok(Some(Listed { path, size }))
+                Ok(Some(Listed { path, size, modified }))
             }
         });
         let missing = |failure: &Failure| failure.fault == Fault::Missing;
@@ -379,6 +415,18 @@ impl Stream {
             }
         }
     }
+}
+
+/// Whether a service reads `path` in a list of many as it was written. A name that was imported may
+/// have what XML leaves out or changes; then a file of another name would be deleted.
+pub(super) fn is_plain(path: &str) -> bool {
+    let is_lost = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    !path.contains(is_lost) && path.trim() == path
+}
+
+pub(super) fn described(metadata: &Metadata) -> Stat {
+    let modified = metadata.last_modified().map(|at| Timestamp(at.into_inner().as_microsecond()));
+    Stat { size: metadata.content_length(), modified }
 }
 
 /// The pieces of `stream`, none too large; an error when they are more or fewer than `wanted`.

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::breaker::Health;
+use crate::base::chain;
 
 /// What went wrong, named by what the caller should do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub enum Fault {
     Passing,
     /// The marker cannot be seen: nothing that the backend says is believed.
     Absent,
-    /// Its breaker is open: it was not asked. It is tried again by itself.
+    /// Its breaker is open, or it just failed at something else: it was not asked. It is tried again
+    /// by itself.
     Resting,
     /// A limit of its owner is reached: it was not asked.
     Spent,
@@ -41,6 +43,22 @@ pub struct BackendError {
     pub unknown: bool,
     #[source]
     pub cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl BackendError {
+    /// The same of another path in one request.
+    pub(super) fn of(&self, path: &str) -> BackendError {
+        let BackendError { fault, operation, unknown, .. } = *self;
+        let cause = self.cause.as_ref().map(|cause| chain(&**cause).into());
+        BackendError {
+            fault,
+            backend: Arc::clone(&self.backend),
+            operation,
+            path: path.to_owned(),
+            unknown,
+            cause,
+        }
+    }
 }
 
 impl Fault {

@@ -168,6 +168,14 @@ impl Backend {
         self.inner.dues.load().limits
     }
 
+    /// Whether what is read from it has a limit or a price.
+    pub fn is_metered(&self) -> bool {
+        let prices = &self.inner.settings.profile.prices;
+        let class = self.inner.classes[Operation::Read as usize];
+        let costs = [prices.thousand_calls[class as usize], prices.egress_gb];
+        self.inner.dues.load().is_limited || costs.into_iter().flatten().any(|price| price > 0.0)
+    }
+
     /// The limit that keeps clients from writing or reading now.
     pub fn reached(&self) -> Option<Reached> {
         let blocks = |operation| self.inner.allows(Purpose::Client, operation, 1).err();
@@ -683,6 +691,75 @@ mod tests {
         assert_eq!(counts, [2, 2, 2]);
         let calls: u64 = after.work.calls.iter().sum();
         assert_eq!(calls, after.work.operations.iter().sum::<u64>());
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_metered_by_a_limit_or_a_price() {
+        type Change = fn(&mut BackendSettings);
+        let table: &[(Change, bool)] = &[
+            (|_| {}, false),
+            (|settings| settings.limits.month.requests = Some(5), true),
+            (|settings| settings.limits.day.egress = Some(5), true),
+            (|settings| settings.profile.prices.egress_gb = Some(0.09), true),
+            (|settings| settings.profile.prices.egress_gb = Some(0.0), false),
+            (
+                |settings| settings.profile.prices.thousand_calls[Class::A as usize] = Some(1.0),
+                false,
+            ),
+            (
+                |settings| settings.profile.prices.thousand_calls[Class::B as usize] = Some(1.0),
+                true,
+            ),
+            (|settings| settings.profile.prices.stored_gb_month = Some(0.02), false),
+            (
+                |settings| {
+                    settings.profile.prices.thousand_calls[Class::B as usize] = Some(1.0);
+                    let free = ("GetObject".to_owned(), Class::Free);
+                    settings.profile.classes.insert(free.0, free.1);
+                },
+                false,
+            ),
+        ];
+        for (n, (change, is_metered)) in table.iter().enumerate() {
+            let bench = Bench::new(change).await;
+            assert_eq!(bench.backend.is_metered(), *is_metered, "{n}");
+        }
+    }
+
+    #[tokio::test]
+    async fn work_is_spent_when_its_share_is_used_up_and_clients_are_not() {
+        let bench = Bench::new(|settings| {
+            settings.limits.month.egress = Some(100);
+            settings.limits.month.ingress = Some(100);
+            settings.limits.background_share = 0.5;
+        })
+        .await;
+        let fleet = Fleet::new(vec![Arc::clone(&bench.backend)]).for_work();
+        let work = fleet.get(BackendId(3)).unwrap();
+        let meter = bench.backend.meter();
+        for operation in [Operation::Read, Operation::Write] {
+            assert_eq!(work.fitness(operation, 50), Fitness::Fit);
+            assert_eq!(work.fitness(operation, 51), Fitness::Spent);
+            assert_eq!(bench.backend.fitness(operation, 100), Fitness::Fit);
+            assert_eq!(bench.backend.fitness(operation, 101), Fitness::Spent);
+        }
+        meter.egress(Purpose::Work, 30);
+        meter.ingress(Purpose::Work, 49);
+        let of_work = |operation, most| {
+            assert_eq!(work.fitness(operation, most), Fitness::Fit);
+            assert_eq!(work.fitness(operation, most + 1), Fitness::Spent);
+        };
+        of_work(Operation::Read, 20);
+        of_work(Operation::Write, 1);
+        // What clients use, work cannot have either.
+        meter.egress(Purpose::Client, 60);
+        of_work(Operation::Read, 10);
+        meter.ingress(Purpose::Work, 1);
+        assert_eq!(work.fitness(Operation::Write, 1), Fitness::Spent);
+        assert_eq!(bench.backend.fitness(Operation::Write, 50), Fitness::Fit);
+        // Not even begun, and a delete is never refused.
+        let refused = work.write_whole("a", Bytes::from_static(b"a")).await.unwrap_err();
+        assert_eq!((refused.fault, work.delete("a").await.is_ok()), (Fault::Spent, true));
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use super::Listed;
 use super::Marker;
 use super::Meter;
 use super::ServiceTraits;
+use super::Stat;
 use super::Writer;
 use super::breaker::Breaker;
 use super::error::{Failure, Fault};
@@ -296,36 +297,19 @@ impl Backend {
         }
     }
 
-    /// Length in bytes.
-    pub async fn stat(&self, path: &str) -> Result<u64, BackendError> {
+    /// Length, and when it was last changed.
+    pub async fn stat(&self, path: &str) -> Result<Stat, BackendError> {
         let (inner, purpose) = (&self.inner, self.purpose);
         let looked = async {
             let entered = inner.enter(purpose, Operation::Stat, 0).await?;
             let stat = |_| inner.place.stat(path);
-            let length = inner.ask(purpose, entered.pass, Call::Stat, stat).await?;
+            let stat = inner.ask(purpose, entered.pass, Call::Stat, stat).await?;
             inner.well(entered.pass);
-            Ok(length)
+            Ok(stat)
         };
         match looked.await {
-            Ok(length) => Ok(length),
+            Ok(stat) => Ok(stat),
             Err(failure) => Err(inner.failed(purpose, "stat", path, failure).await),
-        }
-    }
-
-    /// A path that is not there is success, when the marker was seen in the same step.
-    pub async fn delete(&self, path: &str) -> Result<(), BackendError> {
-        let (inner, purpose) = (&self.inner, self.purpose);
-        let deleted = async {
-            let entered = inner.enter(purpose, Operation::Delete, 0).await?;
-            let delete = |_| inner.place.delete(path);
-            inner.ask(purpose, entered.pass, Call::Delete, delete).await?;
-            inner.well(entered.pass);
-            inner.made_room();
-            inner.seen_lately(purpose).await
-        };
-        match deleted.await {
-            Ok(()) => Ok(()),
-            Err(failure) => Err(inner.failed(purpose, "delete", path, failure).await),
         }
     }
 
@@ -487,7 +471,7 @@ impl Inner {
     }
 
     /// Looks at the marker unless it was seen a short while ago.
-    async fn seen_lately(&self, purpose: Purpose) -> Result<(), Failure> {
+    pub(super) async fn seen_lately(&self, purpose: Purpose) -> Result<(), Failure> {
         // A local root looks for itself where it matters.
         let lately = self.sight().seen.is_some_and(|seen| seen.elapsed() < SEEN_LATELY);
         if lately || self.place.disk().is_some() {

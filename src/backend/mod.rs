@@ -5,11 +5,12 @@
 //! promises is tested by one suite over every kind of place (`contract`).
 //!
 //! From the bottom up: `local` is our own OpenDAL service for directories, `transport` the HTTP below
-//! the other services, at the pace that `throttle` gives, `adapter` knows OpenDAL and its traps,
-//! `quirks` those of single services, `place` is the one set of calls over both, `faulty` breaks
-//! them in tests, and `handle` is the backend itself, which believes a place only as far as its
-//! marker is seen. Every
-//! call of it passes the `gate`: the `breaker`, and the `allowance` of the owner. `open` adds and opens backends, `probe` tries them for real.
+//! the other services, at the pace that `throttle` gives, `batch` reads those of its answers that
+//! OpenDAL reads wrongly, `adapter` knows OpenDAL and its traps, `quirks` those of single services,
+//! `place` is the one set of calls over both, `faulty` breaks them in tests, and `handle` is the
+//! backend itself, which believes a place only as far as its marker is seen; `writer` and `deletion`
+//! are parts of it. Every call of it passes the `gate`: the `breaker`, and the `allowance` of the
+//! owner. `open` adds and opens backends, `probe` tries them for real.
 //!
 //! # Invariants
 //!
@@ -24,9 +25,11 @@
 mod adapter;
 mod allowance;
 mod bandwidth;
+mod batch;
 mod breaker;
 #[cfg(test)]
 mod contract;
+mod deletion;
 mod error;
 #[doc(hidden)]
 pub mod faulty;
@@ -53,6 +56,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::base::Timestamp;
 use crate::model::Limits;
 use crate::model::Names;
 
@@ -88,8 +92,13 @@ pub struct BackendSettings {
     /// Already bounded by what the service can take.
     pub blob_max: u64,
     pub labels: BTreeMap<String, String>,
+    /// The storage time that the provider charges for at least. What is younger is not deleted for
+    /// the sake of order.
+    pub min_age: Duration,
     pub timeouts: Timeouts,
     pub breaker: BreakerSettings,
+    /// How long it may be out of reach before its replicas count as lost.
+    pub absent_after: Duration,
     /// Backends with the same word share their limits.
     pub account: Option<String>,
     pub limits: Limits,
@@ -109,8 +118,10 @@ impl fmt::Debug for BackendSettings {
             .field("names", &self.names)
             .field("blob_max", &self.blob_max)
             .field("labels", &self.labels)
+            .field("min_age", &self.min_age)
             .field("timeouts", &self.timeouts)
             .field("breaker", &self.breaker)
+            .field("absent_after", &self.absent_after)
             .field("account", &self.account)
             .field("limits", &self.limits)
             .field("profile", &self.profile.name)
@@ -126,8 +137,19 @@ pub struct Timeouts {
     pub stall: Duration,
 }
 
+/// A file as its service describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub size: u64,
+    /// When its bytes last changed; `None` where the service does not say. Many say it in whole
+    /// seconds, some in one answer and not in the other: compare with that in mind.
+    pub modified: Option<Timestamp>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub path: String,
     pub size: u64,
+    /// As in [`Stat`].
+    pub modified: Option<Timestamp>,
 }

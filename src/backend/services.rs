@@ -4,10 +4,15 @@
 //! so that a mistyped one is found when the configuration is read and not when the first write
 //! goes somewhere else. Services that only a cargo feature compiles in take any option.
 
+use std::time::Duration;
+
 use super::open::OPAQUE_ONLY;
 use crate::base::limits::BLOB_SIZE_MAX;
 use crate::base::limits::ONE_SHOT_BLOB_MAX;
 use crate::model::path::PathLimits;
+
+const ABSENT_AFTER: Duration = Duration::from_secs(24 * 3600);
+const ABSENT_AFTER_LOCAL: Duration = Duration::from_secs(3600);
 
 /// One OpenDAL service, as far as Larder must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,12 @@ impl ServiceTraits {
     /// The largest blob that it takes.
     pub fn blob_max(&self) -> u64 {
         if self.one_shot { ONE_SHOT_BLOB_MAX } else { BLOB_SIZE_MAX }
+    }
+
+    /// How long a backend of it may be out of reach before its replicas count as lost, unless the
+    /// owner says otherwise. A disk that is not mounted does not come back by itself.
+    pub fn absent_after(&self) -> Duration {
+        if self.local { ABSENT_AFTER_LOCAL } else { ABSENT_AFTER }
     }
 
     /// Whether `option` is one of its options.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows of Larder.
 
+pub mod backoff;
 pub mod budget;
 mod chain;
 pub mod clock;
@@ -12,6 +13,7 @@ pub mod never;
 mod seldom;
 pub mod size;
 
+pub use backoff::doubling;
 pub use budget::Budget;
 pub use chain::chain;
 pub use clock::{Clock, Timestamp};

@@ -1,15 +1,18 @@
 //! Backends as the file names them: each one alone, and where their bytes lie.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::bandwidth;
 use super::check::NAMES;
 use super::check::bounded;
 use super::check::bytes;
 use super::check::choice;
+use super::check::seconds;
 use super::finding::Findings;
 use super::limits;
 use super::profile;
@@ -29,6 +32,9 @@ use crate::model::Names;
 
 const NAME_LEN_MAX: usize = 64;
 const LABEL_LEN_MAX: usize = 128;
+/// The longest that a provider charges for is a year, for archives.
+const MIN_AGE_RANGE: RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(10 * 365 * 86_400);
 /// Services that are there only with a cargo feature.
 const FEATURES: &[(&str, &[&str])] = &[
     ("cloud", &["azblob", "b2", "dropbox", "gcs", "gdrive", "onedrive", "webdav"]),
@@ -48,6 +54,7 @@ pub(crate) struct Common {
     pub(crate) names: Names,
     pub(crate) timeouts: Timeouts,
     pub(crate) breaker: BreakerSettings,
+    pub(crate) absent_after: Option<Duration>,
     /// Described in the file, by name.
     pub(crate) profiles: BTreeMap<String, Profile>,
 }
@@ -69,6 +76,7 @@ pub(crate) fn check(
         let names = choice(&raw.names, "names", NAMES, found).unwrap_or(common.names);
         let quota = sizes_but_zero(&raw.quota, "quota", found);
         let blob_max = blob_max(raw, service, found);
+        let min_age = bounded(&raw.min_age, "min_age", MIN_AGE_RANGE, seconds, found);
         let profile = profile::find(&raw.profile, &common.profiles, found);
         let limits = limits::check(&raw.limits, &profile, found);
         let account = limits::account(&raw.account, found);
@@ -83,8 +91,10 @@ pub(crate) fn check(
             names,
             blob_max,
             labels: values(&raw.labels),
+            min_age: min_age.unwrap_or_default(),
             timeouts: common.timeouts,
             breaker: common.breaker,
+            absent_after: common.absent_after.unwrap_or(service.absent_after()),
             account,
             limits,
             profile,

@@ -81,8 +81,10 @@ impl Raw {
         let timeouts = timeouts(&self.timeouts, found);
         let data_dir = data_dir(&self.data_dir, found);
         let breaker = protection::breaker(&self.breaker, found);
+        let absent_after = protection::absent_after(&self.breaker, found);
         let profiles = profile::check(&self.profiles, found);
-        let common = backends::Common { names: default_names, timeouts, breaker, profiles };
+        let names = default_names;
+        let common = backends::Common { names, timeouts, breaker, absent_after, profiles };
         let backends = backends::check(&self.backends, &common, found);
         if !self.has_backends || (self.backends.is_empty() && !found.has_mistakes()) {
             found.wrong_hint(

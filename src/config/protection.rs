@@ -17,6 +17,9 @@ use crate::s3::RateSettings;
 const FAILURES_RANGE: RangeInclusive<u32> = 1..=1000;
 const OPEN_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const PROBE_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// Not so soon that a restart is taken for a loss; a year is as good as never.
+const ABSENT_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(365 * 86_400);
 /// Never 0: a budget of nothing would refuse everything.
 const BUDGET_RANGE: RangeInclusive<u32> = 1..=100_000;
 const SHARE_RANGE: RangeInclusive<f64> = 0.0..=1.0;
@@ -29,6 +32,7 @@ pub(crate) struct RawBreaker {
     pub(crate) failures: Option<Spot<u32>>,
     pub(crate) open: Option<Spot<Duration>>,
     pub(crate) probe_timeout: Option<Spot<Duration>>,
+    pub(crate) absent_after: Option<Spot<Duration>>,
 }
 
 pub(crate) struct RawAdmission {
@@ -62,6 +66,11 @@ pub(crate) fn breaker(raw: &RawBreaker, found: &mut Findings) -> BreakerSettings
         open: open.unwrap_or(usual.open),
         probe_timeout: probe.unwrap_or(usual.probe_timeout),
     }
+}
+
+/// `None`: it is the service that says it.
+pub(crate) fn absent_after(raw: &RawBreaker, found: &mut Findings) -> Option<Duration> {
+    bounded(&raw.absent_after, "absent_after", ABSENT_RANGE, seconds, found)
 }
 
 pub(crate) fn admission(raw: &RawAdmission, found: &mut Findings) -> AdmissionSettings {

@@ -88,6 +88,7 @@ pub(crate) struct RawBackend {
     pub(crate) names: Option<Spot<String>>,
     pub(crate) blob_max_size: Option<Spot<u64>>,
     pub(crate) labels: BTreeMap<String, Spot<String>>,
+    pub(crate) min_age: Option<Spot<Duration>>,
     pub(crate) account: Option<Spot<String>>,
     pub(crate) profile: Option<Spot<String>>,
     pub(crate) limits: RawLimits,
@@ -217,6 +218,7 @@ fn backend(reader: &mut Reader<'_>, section: &Section<'_>) -> RawBackend {
         names: reader.text(section, "names"),
         blob_max_size: reader.size(section, "blob_max_size"),
         labels: reader.texts(section, "labels"),
+        min_age: reader.duration(section, "min_age"),
         account: reader.text(section, "account"),
         profile: reader.text(section, "profile"),
         limits: limits(reader, section),
@@ -253,6 +255,7 @@ fn breaker(reader: &mut Reader<'_>, file: &Section<'_>) -> RawBreaker {
         failures: reader.number(section, "failures"),
         open: reader.duration(section, "open"),
         probe_timeout: reader.duration(section, "probe_timeout"),
+        absent_after: reader.duration(section, "absent_after"),
     }
 }
 

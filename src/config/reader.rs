@@ -169,13 +169,9 @@ impl<'a> Reader<'a> {
             let at = name.span().start;
             let name: &str = name.get_ref();
             let base = name.strip_suffix("_file");
-            if let Some(key) = schema.iter().find(|key| key.name == name) {
-                if key.later {
-                    let text = format!("`{name}` is not in this version yet");
-                    self.found.wrong_hint(at, text, "remove it; it would have no effect");
-                }
-            } else if !schema.iter().any(|key| key.secret && base == Some(key.name)) {
-                let known = schema.iter().filter(|key| !key.later).map(|key| key.name);
+            let is_it = |key: &Key| key.name == name || key.secret && base == Some(key.name);
+            if !schema.iter().any(is_it) {
+                let known = schema.iter().map(|key| key.name);
                 let homes = homes(name);
                 let hint = match nearest(name, known.clone()) {
                     _ if !homes.is_empty() => format!("it belongs to {}", homes.join(" or ")),

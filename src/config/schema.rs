@@ -1,27 +1,19 @@
-//! Every name that the configuration file knows.
-//!
-//! A name is in force, or it belongs to a later part of Larder: then it is refused with a clear
-//! message, because a setting that is silently ignored is worse than one that is not there.
+//! Every name that the configuration file knows. Any other is refused: a setting that is silently
+//! ignored is worse than one that is not there.
 
 /// A key of a table.
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// Known, but not in this version.
-    pub(crate) later: bool,
     /// `<name>_file` is known as well and reads the value from a file.
     pub(crate) secret: bool,
 }
 
 const fn now(name: &'static str) -> Key {
-    Key { name, later: false, secret: false }
-}
-
-const fn later(name: &'static str) -> Key {
-    Key { name, later: true, secret: false }
+    Key { name, secret: false }
 }
 
 const fn secret(name: &'static str) -> Key {
-    Key { name, later: false, secret: true }
+    Key { name, secret: true }
 }
 
 pub(crate) const FILE: &[Key] = &[
@@ -72,7 +64,7 @@ pub(crate) const BACKEND: &[Key] = &[
     now("names"),
     now("blob_max_size"),
     now("labels"),
-    later("min_age"),
+    now("min_age"),
     now("account"),
     now("profile"),
     now("limits"),
@@ -94,7 +86,7 @@ pub(crate) const BANDWIDTH: &[Key] = &[now("up"), now("down")];
 pub(crate) const TIMEOUTS: &[Key] = &[now("connect"), now("first_byte"), now("stall")];
 
 pub(crate) const BREAKER: &[Key] =
-    &[now("failures"), now("open"), now("probe_timeout"), later("absent_after")];
+    &[now("failures"), now("open"), now("probe_timeout"), now("absent_after")];
 
 pub(crate) const ADMISSION: &[Key] =
     &[now("reads"), now("writes"), now("worker_share"), now("wait"), now("shed_from")];
@@ -194,7 +186,7 @@ const TOP: &str = "the top of the file, before the first [table]";
 
 /// The tables to which `name` belongs, for a key that stands in a wrong one.
 pub(crate) fn homes(name: &str) -> Vec<&'static str> {
-    let has = |keys: &[Key]| keys.iter().any(|key| !key.later && key.name == name);
+    let has = |keys: &[Key]| keys.iter().any(|key| key.name == name);
     TABLES.iter().filter(|(_, keys)| has(keys)).map(|(title, _)| *title).collect()
 }
 

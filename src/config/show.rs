@@ -13,6 +13,7 @@ use crate::backend::BackendSettings;
 use crate::backend::BreakerSettings;
 use crate::backend::Hours;
 use crate::backend::Profile;
+use crate::backend::service;
 use crate::engine::AdmissionSettings;
 use crate::model::AccessKey;
 use crate::model::Action;
@@ -68,7 +69,9 @@ pub fn show(config: &Config) -> Table {
         text(&mut timeouts, "first_byte", span(first.timeouts.first_byte));
         text(&mut timeouts, "stall", span(first.timeouts.stall));
         file.insert("timeouts".into(), Value::Table(timeouts));
-        file.insert("breaker".into(), Value::Table(breaker(&first.breaker)));
+        let mut table = breaker(&first.breaker);
+        text(&mut table, "absent_after", absent_after(&config.backends));
+        file.insert("breaker".into(), Value::Table(table));
     }
     file.insert("admission".into(), Value::Table(admission(&config.engine.admission)));
     file.insert("rate_limit".into(), Value::Table(rate(&config.rate)));
@@ -136,6 +139,7 @@ fn backend(backend: &BackendSettings) -> Table {
         text(&mut labels, name, value);
     }
     table.insert("labels".into(), Value::Table(labels));
+    text(&mut table, "min_age", span(backend.min_age));
     text(&mut table, "account", backend.account.as_deref().unwrap_or_default());
     text(&mut table, "profile", &backend.profile.name);
     table.insert("limits".into(), Value::Table(limits(&backend.limits)));
@@ -185,6 +189,15 @@ fn breaker(breaker: &BreakerSettings) -> Table {
     text(&mut table, "open", span(breaker.open));
     text(&mut table, "probe_timeout", span(breaker.probe_timeout));
     table
+}
+
+/// Empty where each backend has what its service says.
+fn absent_after(backends: &[BackendSettings]) -> String {
+    let is_usual = |backend: &&BackendSettings| {
+        service(&backend.service).is_some_and(|known| known.absent_after() == backend.absent_after)
+    };
+    let said = backends.iter().find(|backend| !is_usual(backend));
+    said.map(|backend| span(backend.absent_after)).unwrap_or_default()
 }
 
 fn admission(admission: &AdmissionSettings) -> Table {

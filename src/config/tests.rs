@@ -122,7 +122,7 @@ fn what_is_written_is_what_is_meant() {
 fn all_mistakes_are_told_together_with_their_places() {
     let text = "data_dir = \"d\"\n\n[server]\nlistn = \"x\"\n  listen = \"nine\"\n\
         memory = 64\n[defaults]\nreplicas = 2\nmin_replicas = 3\nrouting = \"pakc\"\n\
-        [worker.cleaner]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1 s\"\n";
+        [worker.cleaner]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1\"\n";
     let mistakes = bad(text);
     let errors = ConfigErrors { file: "larder.toml".into(), mistakes };
     assert_eq!(
@@ -139,8 +139,8 @@ fn all_mistakes_are_told_together_with_their_places() {
          larder.toml:10:11: `routing` cannot be `pakc`\n    hint: did you mean \"pack\"?\n\
          larder.toml:11:9: unknown key `cleaner` in [worker]\n    hint: did you mean `cleanup`?\n\
          larder.toml:15:11: unknown service `s4`\n    hint: did you mean \"s3\"?\n\
-         larder.toml:16:1: `min_age` is not in this version yet\n    \
-             hint: remove it; it would have no effect"
+         larder.toml:16:11: `min_age` is a number without a unit\n    \
+             hint: write \"1 s\" or \"1 min\""
     );
 }
 
@@ -291,7 +291,6 @@ fn backends_are_checked_alone() {
     let keep_free =
         format!("{}\nkeep_free = \"1 GB\"", one("s3", "bucket = \"x\", region = \"x\""));
     check(&keep_free, "local directories", "quota");
-    check(&of(&[&backend("b", "min_age = \"1 s\"")]), "not in this version yet", "");
     check(&of(&[&backend("b", "labels = { site = \"\" }")]), "a label has", "");
     if cfg!(feature = "cloud") {
         let small = "[defaults]\nblob_max_size = \"1 MiB\"\n";
@@ -542,9 +541,8 @@ fn names_in_force() -> Vec<String> {
             true => schema::WORKERS.iter().map(|key| format!("worker.{}.", key.name)).collect(),
             false => vec![path],
         };
-        let now = || keys.iter().filter(|key| !key.later);
         let names = |path: &String| -> Vec<String> {
-            now().map(|key| format!("{path}{}", key.name)).collect()
+            keys.iter().map(|key| format!("{path}{}", key.name)).collect()
         };
         paths.iter().flat_map(names).collect::<Vec<String>>()
     };

@@ -11,43 +11,46 @@
 //! # Why backends do not wait for each other
 //!
 //! A write that finds no room waits two seconds for what is deleted here, and what it waits for
-//! lies on a backend that answers. So each backend has its own turn within a pass, a delete that
+//! lies on a backend that answers. So each backend has its own turn within a pass, a request that
 //! hangs is given up after a while, and after the first such failure the rest of that backend's
-//! batch is put off. A pass ends with its slowest turn. An absent backend has not failed, nor has one
+//! batch is put off, also what was in the same request: its attempts are not to run out while the
+//! backend is down. A pass ends with its slowest turn. An absent backend has not failed, nor has one
 //! that is left alone by its breaker: their paths wait, however long, until they are back.
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use tokio::time::Instant;
 
 use super::Engine;
 use super::EngineError;
+use crate::backend::Backend;
+use crate::backend::BackendError;
 use crate::backend::Fault;
-use crate::backend::Fleet;
 use crate::base::Timestamp;
 use crate::base::chain;
+use crate::base::doubling;
 use crate::model::BackendId;
 use crate::store::Condemned;
 
-/// How long the first try of a delete is waited for; each further one twice as long.
+/// How long the first try of a request is waited for; each further one twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// How long paths are put off that were not tried (those on a backend that is left alone, too),
 /// and those on an absent backend.
 const PUT_OFF: Duration = Duration::from_secs(60);
 const PUT_OFF_ABSENT: Duration = Duration::from_secs(600);
-/// How much one pass does.
+/// How much is deleted at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CleanupLimits {
-    /// Paths.
+    /// Paths of one pass, at least one.
     pub batch: usize,
-    /// Deletes at once, for each backend.
+    /// Requests at once, for each backend.
     pub concurrency: usize,
 }
 
@@ -65,14 +68,15 @@ pub struct CleanupOutcome {
 impl Engine {
     /// Deletes one batch of what is due. May be cut off: what was not recorded is deleted again.
     pub async fn cleanup_once(&self, limits: CleanupLimits) -> Result<CleanupOutcome, EngineError> {
-        let due = self.store.condemned_due(limits.batch).await?;
-        let more = due.len() >= limits.batch;
+        let batch = limits.batch.max(1);
+        let due = self.store.condemned_due(batch).await?;
+        let more = due.len() >= batch;
         let fleet = self.fleet.load().for_work();
         let mut by_backend: BTreeMap<BackendId, Vec<Condemned>> = BTreeMap::new();
         due.into_iter().for_each(|c| by_backend.entry(c.backend).or_default().push(c));
-        let turns = by_backend.into_values().map(async |due| {
-            let delete = async |condemned| delete(&fleet, &condemned).await;
-            self.record(delete_all(due, limits.concurrency, delete).await).await
+        let turns = by_backend.into_iter().map(async |(id, due)| {
+            let turn = Turn { id, backend: fleet.get(id), concurrency: limits.concurrency };
+            self.record(turn.delete_all(due).await).await
         });
         let mut outcome = CleanupOutcome { more, ..CleanupOutcome::default() };
         for turn in futures_util::future::join_all(turns).await {
@@ -127,67 +131,109 @@ enum Trouble {
     Away(Duration),
 }
 
-/// Deletes paths of one backend, `most` at a time.
-async fn delete_all<F>(due: Vec<Condemned>, most: usize, delete: impl Fn(Condemned) -> F) -> Swept
+/// The deletions on one backend.
+struct Turn<'f> {
+    id: BackendId,
+    /// `None`: it is not in the configuration.
+    backend: Option<&'f Arc<Backend>>,
+    concurrency: usize,
+}
+
+impl Turn<'_> {
+    async fn delete_all(&self, due: Vec<Condemned>) -> Swept {
+        let most = self.backend.map_or(1, |backend| backend.deletes_at_once());
+        // What many share goes alone: it may come to as many deletions as there are paths.
+        let abreast = if most > 1 { 1 } else { self.concurrency };
+        let requests = due.chunks(most).map(<[Condemned]>::to_vec).collect();
+        delete_all(requests, abreast, async |request| self.delete(&request).await).await
+    }
+
+    /// What becomes of the paths of one request, in their order.
+    async fn delete(&self, request: &[Condemned]) -> Vec<Result<(), Trouble>> {
+        let Some(backend) = self.backend else {
+            let why = format!("backend {} is not in the configuration", self.id);
+            return vec![Err(Trouble::Backend(why)); request.len()];
+        };
+        // Also one that is absent, which looks for its marker then: where a limit is reached nothing
+        // else does, and a delete is never refused.
+        let attempts = request.iter().map(|condemned| condemned.attempts).max().unwrap_or(0);
+        let patience = doubling(PATIENCE, attempts, PATIENCE_MAX);
+        let paths: Vec<String> = request.iter().map(|condemned| condemned.path.clone()).collect();
+        let answers = backend.delete_many(&paths, self.concurrency, patience).await;
+        answers.into_iter().map(|answer| answer.map_err(|err| trouble(&err))).collect()
+    }
+}
+
+fn trouble(err: &BackendError) -> Trouble {
+    let trouble = match err.fault {
+        Fault::Absent => Trouble::Away(PUT_OFF_ABSENT),
+        Fault::Resting | Fault::Spent => Trouble::Away(PUT_OFF),
+        Fault::Passing => Trouble::Backend(chain(err)),
+        _ => Trouble::Path(chain(err)),
+    };
+    let (backend, path) = (&err.backend, err.path.as_str());
+    tracing::debug!(%backend, path, ?trouble, "a condemned path is not deleted yet");
+    trouble
+}
+
+/// Makes the requests of one backend, `abreast` at a time.
+async fn delete_all<F>(
+    requests: Vec<Vec<Condemned>>,
+    abreast: usize,
+    delete: impl Fn(Vec<Condemned>) -> F,
+) -> Swept
 where
-    F: Future<Output = Result<(), Trouble>>,
+    F: Future<Output = Vec<Result<(), Trouble>>>,
 {
     let is_down = AtomicBool::new(false);
-    let results = stream::iter(due).map(|condemned| {
-        let (id, is_down, delete) = (condemned.id, &is_down, &delete);
+    let answers = stream::iter(requests).map(|request| {
+        let (is_down, delete) = (&is_down, &delete);
         async move {
+            let ids: Vec<u64> = request.iter().map(|condemned| condemned.id).collect();
             if is_down.load(Ordering::Acquire) {
-                return (id, None);
+                return (ids, None);
             }
-            let result = delete(condemned).await;
-            if matches!(result, Err(Trouble::Backend(_) | Trouble::Away(_))) {
+            let results = delete(request).await;
+            let is_shared = |result: &Result<(), Trouble>| {
+                matches!(result, Err(Trouble::Backend(_) | Trouble::Away(_)))
+            };
+            if results.iter().any(is_shared) {
                 is_down.store(true, Ordering::Release);
             }
-            (id, Some(result))
+            (ids, Some(results))
         }
     });
-    let mut results = results.buffer_unordered(most);
+    let mut answers = answers.buffer_unordered(abreast.max(1));
     let mut swept = Swept { pause: PUT_OFF, ..Swept::default() };
-    while let Some((id, result)) = results.next().await {
-        match result {
-            Some(Ok(())) => swept.deleted.push(id),
-            Some(Err(Trouble::Path(why) | Trouble::Backend(why))) => swept.failed.push((id, why)),
-            Some(Err(Trouble::Away(pause))) => {
-                swept.put_off.push(id);
-                swept.pause = pause;
-            }
-            None => swept.put_off.push(id),
+    while let Some((ids, results)) = answers.next().await {
+        match results {
+            Some(results) => swept.note(ids, results),
+            None => swept.put_off.extend(ids),
         }
     }
     swept
 }
 
-async fn delete(fleet: &Fleet, condemned: &Condemned) -> Result<(), Trouble> {
-    let Some(backend) = fleet.get(condemned.backend) else {
-        let why = format!("backend {} is not in the configuration", condemned.backend);
-        return Err(Trouble::Backend(why));
-    };
-    // Also one that is absent, which looks for its marker then: where a limit is reached nothing
-    // else does, and a delete is never refused.
-    let since = Instant::now();
-    let patience = PATIENCE.saturating_mul(1 << condemned.attempts.min(8)).min(PATIENCE_MAX);
-    let trouble = match tokio::time::timeout(patience, backend.delete(&condemned.path)).await {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(err)) => match err.fault {
-            Fault::Absent => Trouble::Away(PUT_OFF_ABSENT),
-            Fault::Resting | Fault::Spent => Trouble::Away(PUT_OFF),
-            Fault::Passing => Trouble::Backend(chain(&err)),
-            _ => Trouble::Path(chain(&err)),
-        },
-        Err(_) if !backend.is_present() => Trouble::Away(PUT_OFF_ABSENT),
-        Err(_) => {
-            backend.overdue(since);
-            Trouble::Backend(format!("no answer within {patience:?}"))
+impl Swept {
+    /// What became of the paths of one request.
+    fn note(&mut self, ids: Vec<u64>, results: Vec<Result<(), Trouble>>) {
+        let mut is_counted = false;
+        for (id, result) in ids.into_iter().zip(results) {
+            match result {
+                Ok(()) => self.deleted.push(id),
+                Err(Trouble::Path(why)) => self.failed.push((id, why)),
+                Err(Trouble::Backend(why)) if !is_counted => {
+                    is_counted = true;
+                    self.failed.push((id, why));
+                }
+                Err(Trouble::Backend(_)) => self.put_off.push(id),
+                Err(Trouble::Away(pause)) => {
+                    self.put_off.push(id);
+                    self.pause = pause;
+                }
+            }
         }
-    };
-    let (backend, path) = (backend.name(), condemned.path.as_str());
-    tracing::debug!(%backend, path, ?trouble, "a condemned path is not deleted yet");
-    Err(trouble)
+    }
 }
 
 #[cfg(test)]
@@ -196,8 +242,6 @@ mod tests {
 
     use super::*;
     use crate::model::CondemnReason;
-
-    const MOST: usize = 10;
 
     fn due(id: u64) -> Condemned {
         Condemned {
@@ -210,17 +254,25 @@ mod tests {
         }
     }
 
+    /// At places where each path needs its own request.
+    const CONCURRENCY: usize = 10;
+
+    fn one_by_one(count: u64) -> Vec<Vec<Condemned>> {
+        (0..count).map(|id| vec![due(id)]).collect()
+    }
+
     #[tokio::test]
     async fn a_batch_is_deleted_side_by_side_and_failures_keep_their_reason() {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let mut swept = delete_all((0..25).map(due).collect(), MOST, |condemned| {
+        let mut swept = delete_all(one_by_one(25), CONCURRENCY, |request| {
             let (running, most) = (&running, &most);
             async move {
                 let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                 most.fetch_max(now, Ordering::SeqCst);
                 tokio::task::yield_now().await;
                 running.fetch_sub(1, Ordering::SeqCst);
-                if condemned.id == 7 { Err(Trouble::Path("refused".to_owned())) } else { Ok(()) }
+                let is_refused = request[0].id == 7;
+                vec![if is_refused { Err(Trouble::Path("refused".to_owned())) } else { Ok(()) }]
             }
         })
         .await;
@@ -228,7 +280,7 @@ mod tests {
         assert_eq!(swept.deleted, (0..25).filter(|&id| id != 7).collect::<Vec<_>>());
         assert_eq!(swept.failed, [(7, "refused".to_owned())]);
         assert!(swept.put_off.is_empty());
-        assert_eq!(most.load(Ordering::SeqCst), MOST);
+        assert_eq!(most.load(Ordering::SeqCst), CONCURRENCY);
     }
 
     #[tokio::test]
@@ -236,19 +288,19 @@ mod tests {
         let tried = AtomicUsize::new(0);
         let sweep = async |trouble: Trouble| {
             tried.store(0, Ordering::SeqCst);
-            delete_all((0..50).map(due).collect(), MOST, |_| {
+            delete_all(one_by_one(50), CONCURRENCY, |_| {
                 tried.fetch_add(1, Ordering::SeqCst);
                 let trouble = trouble.clone();
                 async move {
                     tokio::task::yield_now().await;
-                    Err(trouble)
+                    vec![Err(trouble)]
                 }
             })
             .await
         };
         let swept = sweep(Trouble::Backend("it hangs".to_owned())).await;
         let count = tried.load(Ordering::SeqCst);
-        assert!(count <= MOST, "{count} were tried");
+        assert!(count <= CONCURRENCY, "{count} were tried");
         assert_eq!((swept.failed.len(), swept.put_off.len()), (count, 50 - count));
         assert_eq!(swept.pause, PUT_OFF);
         for pause in [PUT_OFF, PUT_OFF_ABSENT] {
@@ -257,5 +309,30 @@ mod tests {
             assert_eq!(counts, (0, 50), "to be away is no failure");
             assert_eq!(swept.pause, pause);
         }
+    }
+
+    #[tokio::test]
+    async fn of_a_request_that_failed_as_a_whole_one_path_is_counted() {
+        let requests = || vec![(0..30).map(due).collect::<Vec<_>>(), (30..60).map(due).collect()];
+        let down = |request: Vec<Condemned>| async move {
+            vec![Err(Trouble::Backend("it hangs".to_owned())); request.len()]
+        };
+        let swept = delete_all(requests(), 1, down).await;
+        assert_eq!(swept.failed, [(0, "it hangs".to_owned())]);
+        assert_eq!(swept.put_off, (1..60).collect::<Vec<_>>());
+        // What is said of one path is kept, whatever became of its neighbours.
+        let mixed = |request: Vec<Condemned>| async move {
+            let answer = |condemned: &Condemned| match condemned.id % 3 {
+                0 => Ok(()),
+                1 => Err(Trouble::Path(condemned.id.to_string())),
+                _ => Err(Trouble::Away(PUT_OFF)),
+            };
+            request.iter().map(answer).collect()
+        };
+        let swept = delete_all(requests(), 1, mixed).await;
+        assert_eq!(swept.deleted, (0..30).step_by(3).collect::<Vec<_>>());
+        let failed = (1..30).step_by(3).map(|id: u64| (id, id.to_string()));
+        assert_eq!(swept.failed, failed.collect::<Vec<_>>());
+        assert_eq!(swept.put_off.len(), 10 + 30);
     }
 }

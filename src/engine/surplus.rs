@@ -226,8 +226,7 @@ fn choose(
 
 /// Whether the minimum time for which the backend charges is not over for this replica.
 pub(crate) fn is_young(backend: &Backend, write: WriteId, now: Timestamp) -> bool {
-    let min_age = std::time::Duration::ZERO; /*MERGE min_age*/
-    let _ = backend;
+    let min_age = backend.settings().min_age;
     !min_age.is_zero() && now.since(write.made()) < min_age
 }
 

@@ -177,7 +177,7 @@ impl Engine {
                 backend: row.id,
                 is_local: backend.device().is_some() || backend.settings().service == "fs",
                 out_since,
-                absent_after: Duration::from_secs(3600), /*MERGE absent_after*/
+                absent_after: backend.settings().absent_after,
                 is_marked: row.duty == Duty::Away,
             });
         }

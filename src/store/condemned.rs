@@ -21,6 +21,7 @@ use super::replica::ReplicaRow;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
+use crate::base::doubling;
 use crate::base::limits::WORK_ROWS_MAX;
 use crate::model::BackendId;
 use crate::model::CondemnReason;
@@ -103,12 +104,13 @@ impl Store {
             let attempts: Option<u32> =
                 tx.one("SELECT attempts FROM condemned WHERE id = ?1", [id], |row| row.get(0))?;
             let Some(attempts) = attempts else { return Ok(()) };
-            let pause = RETRY_FIRST.saturating_mul(1 << attempts.min(16)).min(RETRY_MAX);
-            let due = (attempts + 1 < ATTEMPTS_MAX).then(|| now.plus(pause).0);
+            let pause = doubling(RETRY_FIRST, attempts, RETRY_MAX);
+            let attempts = attempts.saturating_add(1);
+            let due = (attempts < ATTEMPTS_MAX).then(|| now.plus(pause).0);
             let why: String = why.chars().take(ERROR_MAX).collect();
             tx.run(
-                "UPDATE condemned SET attempts = attempts + 1, due = ?2, error = ?3 WHERE id = ?1",
-                (id, due, why),
+                "UPDATE condemned SET attempts = ?2, due = ?3, error = ?4 WHERE id = ?1",
+                (id, attempts, due, why),
             )?;
             Ok(())
         })

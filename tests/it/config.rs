@@ -87,7 +87,7 @@ fn each_mistake_has_its_place() {
         ("[backend.limits]\nbackground_share = 2\n", (10, 20), "background_share"),
         ("[backend.bandwidth]\nup = [\"1 KiB/s\"]\n", (10, 7), "64 KiB"),
         ("[breaker]\nfailures = 0\n", (10, 12), "1 to 1000"),
-        ("[breaker]\nabsent_after = \"1 h\"\n", (10, 1), "not in this version"),
+        ("[breaker]\nabsent_after = \"1 s\"\n", (10, 16), "60 s to"),
         ("[admission]\nreads = 0\n", (10, 9), "1 to 100000"),
         ("[rate_limit]\ntrusted_proxies = [\"me\"]\n", (10, 20), "me"),
         ("[profile.mine]\nday_begins = \"8:00\"\n", (10, 14), "08:00"),

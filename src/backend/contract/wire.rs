@@ -14,6 +14,7 @@ use super::*;
 use crate::backend::Hours;
 use crate::backend::transport::Transport;
 use crate::model::Amounts;
+use crate::model::Operation;
 use crate::model::Tally;
 
 /// Longer than a machine under load keeps a task waiting.
@@ -451,6 +452,16 @@ async fn counts_are_those_of_the_server() {
         backend.delete(path).await.unwrap();
     }
     made("three deletions", [0, 0, 0, 3]);
+    let paths: Vec<String> = (0..40).map(|n| format!("many/{n}")).collect();
+    for path in &paths {
+        backend.write_whole(path, pattern(1)).await.unwrap();
+    }
+    made("forty small objects", [40, 0, 0, 0]);
+    let operations = counted(&meter).all.operations[Operation::Delete as usize];
+    assert!(backend.delete_many(&paths, 4, LONG).await.iter().all(Result::is_ok));
+    made("forty deletions at once", [0, 0, 0, 1]);
+    let after = counted(&meter).all.operations[Operation::Delete as usize];
+    assert_eq!(after, operations + 1);
     let mut writer = backend.write("d", big.len() as u64).await.unwrap();
     for piece in big.chunks(MIB) {
         writer.write(Bytes::copy_from_slice(piece)).await.unwrap();

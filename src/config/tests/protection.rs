@@ -31,6 +31,7 @@ fn every_bound_of_protection_holds_and_says_itself() {
         ("breaker", "failures", ["1", "1000"], ["0", "1001"], "1 to 1000"),
         ("breaker", "open", ["'1 s'", "'24 h'"], ["'999 ms'", "'86401 s'"], "1 s to 86400 s"),
         ("breaker", "probe_timeout", ["'1 s'", "'1 h'"], ["'999 ms'", "'3601 s'"], "to 3600 s"),
+        ("breaker", "absent_after", ["'1 min'", "'8760 h'"], ["'59 s'", "'8761 h'"], "60 s to"),
         ("admission", "reads", ["1", "100000"], ["0", "100001"], "1 to 100000"),
         ("admission", "writes", ["1", "100_000"], ["0", "100_001"], "1 to 100000"),
         ("admission", "worker_share", ["0", "1.0"], ["-0.001", "1.001"], "0 to 1"),
@@ -54,7 +55,6 @@ fn every_bound_of_protection_holds_and_says_itself() {
     }
     check(&top("breaker", "failures = 1.5"), "a whole number", "");
     check(&top("breaker", "open = 300"), "without a unit", "\"300 s\"");
-    check(&top("breaker", "absent_after = \"1 h\""), "not in this version", "");
     check(&top("admission", "read = 5"), "unknown key `read` in [admission]", "`reads`");
     check(&top("rate_limit", "per_ip = 5"), "unknown key `per_ip`", "known here");
 }
@@ -90,6 +90,39 @@ fn protection_is_what_is_written() {
     assert_eq!(rate.trusted_proxies, proxies);
     let slow = good(&of(&["[rate_limit]\nper_key = 0.01", &backend("b", "")])).0;
     assert_eq!((slow.rate.per_key_burst, slow.rate.per_address_burst), (1, 0));
+}
+
+#[test]
+fn a_disk_is_given_up_sooner_than_a_cloud_unless_the_owner_says_when() {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let both = [backend("a", ""), s3("b", "")].concat();
+    let of_both = |text: &str| {
+        let (config, warnings) = good(text);
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let shown = toml::to_string_pretty(&show(&config)).unwrap();
+        assert_eq!(good(&shown).0.backends, config.backends, "it reads back as the same");
+        config.backends.iter().map(|backend| backend.absent_after).collect::<Vec<_>>()
+    };
+    assert_eq!(of_both(&of(&[&both])), [hours(1), hours(24)]);
+    for said in [1, 2, 24] {
+        let breaker = format!("[breaker]\nabsent_after = \"{said} h\"");
+        assert_eq!(of_both(&of(&[&breaker, &both])), [hours(said); 2]);
+    }
+    assert_eq!(of_both(&of(&["[breaker]\nabsent_after = \"\"", &both])), [hours(1), hours(24)]);
+}
+
+#[test]
+fn the_age_that_is_paid_for_is_what_is_written() {
+    let age = |text: &str| of(&[&s3("a", &format!("min_age = {text}"))]);
+    for (text, hours) in [("'720 h'", 720), ("'0 s'", 0), ("''", 0), ("'87600 h'", 87_600)] {
+        let (config, _) = good(&age(text));
+        assert_eq!(config.backends[0].min_age, Duration::from_secs(hours * 3600));
+        let shown = toml::to_string_pretty(&show(&config)).unwrap();
+        assert_eq!(good(&shown).0.backends, config.backends);
+    }
+    assert_eq!(good(&of(&[&s3("a", "")])).0.backends[0].min_age, Duration::ZERO);
+    check(&age("'87601 h'"), "`min_age` is", "");
+    check(&age("30"), "without a unit", "");
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub(crate) struct Standing {
     /// Whether it would take a read now.
     pub(crate) fitness: Fitness,
     pub(crate) local: bool,
+    /// Reading from it has neither a limit nor a price.
+    pub(crate) unmetered: bool,
     /// Its place in the configuration.
     pub(crate) place: Reverse<usize>,
 }
@@ -83,6 +85,7 @@ pub(super) fn standing(fleet: &Fleet, id: BackendId) -> Option<Standing> {
         // How much is to be read is known only when it is.
         fitness: backend.fitness(Operation::Read, 0),
         local: backend.device().is_some(),
+        unmetered: !backend.is_metered(),
         place: Reverse(place),
     })
 }
@@ -134,5 +137,36 @@ impl Source for Live {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::backend::BackendSettings;
+    use crate::backend::faulty::Faults;
+
+    #[tokio::test]
+    async fn a_fleet_is_read_in_the_order_of_its_costs() {
+        type Change = fn(&mut BackendSettings);
+        let limited: Change = |settings| settings.limits.month.requests = Some(1000);
+        let priced: Change = |settings| settings.profile.prices.egress_gb = Some(0.09);
+        let plain: Change = |_| {};
+        // Whether it is a disk, and what its bytes cost.
+        let table =
+            [(false, priced), (false, plain), (true, limited), (false, plain), (true, plain)];
+        let (dir, mut backends) = (tempfile::tempdir().unwrap(), Vec::new());
+        for (id, (is_disk, change)) in (1..).zip(table) {
+            let (name, root) = (format!("b{id}"), dir.path().join(id.to_string()));
+            let root = is_disk.then_some(root.as_path());
+            let faults = Faults::default();
+            backends.push(Backend::for_tests_as(&name, BackendId(id), root, faults, change).await);
+        }
+        let fleet = Fleet::new(backends);
+        let mut order: Vec<u64> = (1..=5).collect();
+        order.sort_by_key(|id| Reverse(standing(&fleet, BackendId(*id)).unwrap()));
+        assert_eq!(order, [5, 3, 2, 4, 1]);
+        assert_eq!(standing(&fleet, BackendId(6)), None);
     }
 }

@@ -179,6 +179,11 @@ fn replica(blob: u64, n: u64) -> Replica {
     }
 }
 
+/// A backend at this place of the configuration, which costs nothing.
+fn at(fitness: Fitness, local: bool, place: usize) -> Standing {
+    Standing { fitness, local, unmetered: true, place: Reverse(place) }
+}
+
 /// Blobs of these sizes, each with replicas in these troubles, and their entries.
 fn world(blobs: &[(u64, Vec<Trouble>)]) -> (World, Vec<Entry>) {
     let mut world = World::default();
@@ -192,7 +197,7 @@ fn world(blobs: &[(u64, Vec<Trouble>)]) -> (World, Vec<Entry>) {
         for (n, (replica, trouble)) in replicas.iter().zip(troubles).enumerate() {
             world.troubles.insert(replica.write, *trouble);
             if *trouble != Trouble::Unconfigured {
-                let standing = Standing { fitness: Fitness::Fit, local: true, place: Reverse(n) };
+                let standing = at(Fitness::Fit, true, n);
                 world.standings.insert(replica.backend, standing);
             }
         }
@@ -400,14 +405,13 @@ fn a_range_reads_only_the_groups_that_hold_it() {
 fn what_is_fit_comes_before_local_before_the_order_of_the_fleet_and_failures_go_last() {
     let troubles = vec![Trouble::AtOpen(Fault::Passing); 7];
     let (mut world, entries) = world(&[(9, troubles)]);
-    let standing = |fitness, local, n| Standing { fitness, local, place: Reverse(n) };
-    world.standings.insert(BackendId(0), standing(Fitness::Absent, true, 0));
-    world.standings.insert(BackendId(1), standing(Fitness::Fit, false, 1));
-    world.standings.insert(BackendId(2), standing(Fitness::Fit, true, 2));
-    world.standings.insert(BackendId(3), standing(Fitness::Fit, true, 3));
-    world.standings.insert(BackendId(4), standing(Fitness::Spent, true, 4));
-    world.standings.insert(BackendId(5), standing(Fitness::Doubtful, true, 5));
-    world.standings.insert(BackendId(6), standing(Fitness::Resting, true, 6));
+    world.standings.insert(BackendId(0), at(Fitness::Absent, true, 0));
+    world.standings.insert(BackendId(1), at(Fitness::Fit, false, 1));
+    world.standings.insert(BackendId(2), at(Fitness::Fit, true, 2));
+    world.standings.insert(BackendId(3), at(Fitness::Fit, true, 3));
+    world.standings.insert(BackendId(4), at(Fitness::Spent, true, 4));
+    world.standings.insert(BackendId(5), at(Fitness::Doubtful, true, 5));
+    world.standings.insert(BackendId(6), at(Fitness::Resting, true, 6));
     let (bytes, end, fake) = read_all(world, entries);
     assert!(bytes.is_empty());
     assert!(matches!(end, Err(EngineError::Unavailable(Some(_)))));
@@ -486,9 +490,7 @@ fn a_replica_that_came_meanwhile_is_found() {
     let (mut world, entries) = world(&[(3 * MIB, vec![Trouble::AtOpen(Fault::Missing)])]);
     let new = replica(0, 5);
     world.troubles.insert(new.write, Trouble::None);
-    world
-        .standings
-        .insert(new.backend, Standing { fitness: Fitness::Fit, local: true, place: Reverse(5) });
+    world.standings.insert(new.backend, at(Fitness::Fit, true, 5));
     world.later.insert(BlobId(0), vec![replica(0, 0), new]);
     let truth = truth(&world, &entries, 0, 3 * MIB);
     let (bytes, end, fake) = read_all(world, entries);

@@ -50,6 +50,9 @@ impl Cloud for Gcs {
             self.objects.insert(name, asked.body.clone());
             return Some(answer);
         }
+        if (method, asked.path.as_str()) == ("POST", "/batch/storage/v1") {
+            return self.delete_many(asked);
+        }
         if let Some(name) = asked.path.strip_prefix("/storage/v1/b/bucket/o") {
             return match (method, name.strip_prefix('/')) {
                 ("GET", None) => Some(self.list(asked)),
@@ -65,6 +68,28 @@ impl Cloud for Gcs {
 }
 
 impl Gcs {
+    /// Deletes many. The answers come in another order than the requests, and know theirs by id.
+    fn delete_many(&mut self, asked: &Asked) -> Option<Answer> {
+        let body = std::str::from_utf8(&asked.body).ok()?;
+        let mut answers = String::new();
+        for part in body.split("Content-ID: ").skip(1).collect::<Vec<_>>().into_iter().rev() {
+            let id = part.lines().next()?;
+            let name = part.split_once("DELETE /storage/v1/b/bucket/o/")?.1.split(' ').next()?;
+            let name = percent_decode_str(name).decode_utf8().ok()?;
+            let status = match self.objects.remove(&*name) {
+                Some(_) => "204 No Content",
+                None => "404 Not Found",
+            };
+            answers.push_str(&format!(
+                "--batch\r\nContent-Type: application/http\r\nContent-ID: response-{id}\r\n\r\n\
+                 HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n\r\n"
+            ));
+        }
+        answers.push_str("--batch--\r\n");
+        let kind = "multipart/mixed; boundary=batch".to_owned();
+        Some(Answer::bytes(200, answers).with("content-type", kind))
+    }
+
     fn object(&mut self, asked: &Asked, name: &str) -> Option<Answer> {
         let Some(bytes) = self.objects.get(name) else { return Some(missing()) };
         match asked.method.as_str() {

@@ -1,4 +1,5 @@
-//! S3 with versions: what is overwritten or deleted stays, hidden. As much of it as a probe asks.
+//! S3 with versions: what is overwritten or deleted stays, hidden. As much of it as a probe
+//! and deletions ask.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,12 @@ pub(crate) struct S3 {
     pub(crate) versioning: Versioning,
     /// All versions of each object, the newest last; `None` marks a deletion.
     pub(crate) objects: BTreeMap<String, Vec<Option<Bytes>>>,
+    /// Objects that are not deleted, with the code and status of the refusal.
+    pub(crate) kept: BTreeMap<String, (&'static str, u16)>,
+    /// What it says to a deletion of many instead of doing it.
+    pub(crate) batches: Option<(u16, &'static str)>,
+    /// Keys of each request that deleted: one of each, or many.
+    pub(crate) deletions: Vec<usize>,
 }
 
 const DATE: &str = "2024-01-01T00:00:00.000Z";
@@ -30,7 +37,13 @@ fn refused(status: u16, code: &str) -> Answer {
 
 impl S3 {
     pub(crate) fn new(versioning: Versioning) -> S3 {
-        S3 { versioning, objects: BTreeMap::new() }
+        S3 {
+            versioning,
+            objects: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            batches: None,
+            deletions: Vec::new(),
+        }
     }
 
     fn put(&mut self, key: &str, version: Option<Bytes>) {
@@ -41,6 +54,30 @@ impl S3 {
         if self.versioning != Versioning::Off || version.is_some() {
             versions.push(version);
         }
+    }
+
+    /// Deletes many, quietly: only errors are told, each with an empty version, as some servers do.
+    fn delete_many(&mut self, asked: &Asked) -> Option<Answer> {
+        let body = std::str::from_utf8(&asked.body).ok()?;
+        let keys = body.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>"));
+        let keys: Vec<String> = keys.map(|(key, _)| key.replace("&amp;", "&")).collect();
+        self.deletions.push(keys.len());
+        if let Some((status, said)) = self.batches {
+            return Some(Answer::bytes(status, said));
+        }
+        let mut xml =
+            String::from("<DeleteResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+        for key in keys {
+            match self.kept.get(&key) {
+                None => self.put(&key, None),
+                Some((code, _)) => xml.push_str(&format!(
+                    "<Error><Key>{key}</Key><Code>{code}</Code><Message></Message>\
+                     <VersionId></VersionId></Error>"
+                )),
+            }
+        }
+        xml.push_str("</DeleteResult>");
+        Some(Answer::bytes(200, xml))
     }
 
     fn versions(&self, prefix: &str) -> Answer {
@@ -95,7 +132,12 @@ impl Cloud for S3 {
                 self.put(key, Some(asked.body.clone()));
                 Some(Answer::bytes(200, "").with("etag", "\"e\"".to_owned()))
             }
+            ("POST", "") if asked.query.contains_key("delete") => self.delete_many(asked),
             ("DELETE", _) => {
+                self.deletions.push(1);
+                if let Some((code, status)) = self.kept.get(key) {
+                    return Some(refused(*status, code));
+                }
                 self.put(key, None);
                 Some(Answer::bytes(204, ""))
             }
