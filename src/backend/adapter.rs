@@ -146,6 +146,12 @@ impl Adapter {
         Adapter::retried(op.layer(timeout), one_shot)
     }
 
+    /// An operator that answers at once and never fails.
+    #[cfg(test)]
+    pub(super) fn at_once(op: Operator) -> Adapter {
+        Adapter { confirms: false, ..Adapter::retried(op, true) }
+    }
+
     fn retried(op: Operator, one_shot: bool) -> Adapter {
         let retry = RetryLayer::new()
             .with_max_times(RETRIES)

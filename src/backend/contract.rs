@@ -33,6 +33,7 @@ use super::Listed;
 use super::Marker;
 use super::Meter;
 use super::Profile;
+use super::SimPlace;
 use super::Timeouts;
 use super::adapter::Adapter;
 use super::faulty::Call;
@@ -338,6 +339,14 @@ async fn memory_keeps_the_contract() {
     assert_eq!(again.stat("kept").await.unwrap().size, 1, "a reload keeps the bytes");
 }
 
+#[tokio::test]
+async fn a_simulated_place_keeps_the_contract() {
+    let sim = SimPlace::new(Clock::system());
+    let backend = Backend::for_simulation("t", BackendId(9), &sim, Faults::default(), |_| {}).await;
+    check(&backend).await;
+    assert!(backend.is_durable() && sim.files().is_empty());
+}
+
 /// A backend over any place, marked.
 async fn over(place: Place, scheme: &str) -> Arc<Backend> {
     let marker = Marker { store: 7, backend: BackendId(9) };
@@ -633,6 +642,49 @@ async fn faults_are_met_where_they_were_put() {
         faults.clear();
         backend.look().await.unwrap();
         assert_eq!(backend.stat("a").await.unwrap().size, 100);
+    }
+}
+
+/// Everywhere: an answer that was lost, or never comes, takes back nothing of what was done.
+#[tokio::test]
+async fn what_was_done_before_its_answer_was_lost_stays_done() {
+    let (dir, sim) = (tempfile::tempdir().unwrap(), SimPlace::new(Clock::system()));
+    for place in [Some(dir.path()), None] {
+        let (id, faults) = (BackendId(3), Faults::default());
+        let backend = match place {
+            Some(_) => Backend::for_tests("t", id, place, faults.clone()).await,
+            None => Backend::for_simulation("t", id, &sim, faults.clone(), |_| {}).await,
+        };
+        let lost = Effect::FailAfter(Fault::Passing);
+        for (n, effect) in [lost, Effect::HangAfter].into_iter().enumerate() {
+            let (small, big) = (format!("small{n}"), format!("big{n}"));
+            faults.on(Call::Write, 1, effect);
+            brief(backend.write_whole(&small, pattern(5))).await;
+            faults.on(Call::Finish, 1, effect);
+            let mut writer = backend.write(&big, 3000).await.unwrap();
+            writer.write(pattern(3000)).await.unwrap();
+            brief(writer.finish()).await;
+            let files = [(big.clone(), 3000), (small.clone(), 5)];
+            assert_eq!(listed(&backend, "").await, files);
+            faults.on(Call::Delete, 1, effect);
+            brief(backend.delete(&small)).await;
+            assert_eq!(listed(&backend, "").await, files[..1]);
+            faults.on(Call::Delete, 1, effect);
+            brief(async {
+                let mut answers = backend.delete_many(&[big], 1, LONG).await;
+                answers.pop().unwrap()
+            })
+            .await;
+            assert_eq!(listed(&backend, "").await, []);
+        }
+    }
+}
+
+/// Gives up soon, as a process does that dies, unless an unclear failure comes before.
+async fn brief(call: impl Future<Output = Result<(), super::BackendError>>) {
+    if let Ok(answer) = tokio::time::timeout(Duration::from_millis(300), call).await {
+        let err = answer.unwrap_err();
+        assert!(err.unknown && err.fault == Fault::Passing, "{err:?}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! nobody ever puts a rule into it and the question is one atomic load. It sits below the rules
 //! about markers and exact lengths, so those are tested with it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -44,11 +45,16 @@ pub enum Effect {
     FailAfter(Fault),
     /// No answer until the faults are cleared; then it fails.
     Hang,
+    /// It happens, and there is no answer until the faults are cleared; then it fails.
+    HangAfter,
     /// The last byte is lost, without a word.
     Truncate,
     /// The first byte is changed, without a word.
     Corrupt,
 }
+
+/// Decides what a call meets that no rule is for.
+pub type Fate = Arc<dyn Fn(Call) -> Option<Effect> + Send + Sync>;
 
 /// The faults of one backend. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -64,10 +70,18 @@ struct Shared {
     cleared: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     rules: Vec<Rule>,
+    fate: Option<Fate>,
     counts: Vec<(Call, u64)>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules = (&self.rules, self.fate.is_some());
+        f.debug_struct("State").field("rules", &rules).field("counts", &self.counts).finish()
+    }
 }
 
 #[derive(Debug)]
@@ -91,15 +105,26 @@ impl Faults {
         self.add(Rule { call, skip: 0, always: true, effect });
     }
 
+    /// Every call that no rule is for meets what `fate` says. It is asked once for each, in the order
+    /// in which they are made, also while the marker is lost.
+    pub fn on_each(&self, fate: Fate) {
+        self.lock().fate = Some(fate);
+        self.0.on.store(true, Ordering::Release);
+    }
+
     /// The place is as if its disk were not mounted, or is there again.
     pub fn lose_marker(&self, lost: bool) {
         self.0.on.store(true, Ordering::Release);
         self.0.lost.store(lost, Ordering::Release);
     }
 
-    /// Takes all rules back and lets go what hangs.
+    /// Takes all rules and the fate of each call back, and lets go what hangs.
     pub fn clear(&self) {
-        self.lock().rules.clear();
+        {
+            let mut state = self.lock();
+            state.rules.clear();
+            state.fate = None;
+        }
         self.0.lost.store(false, Ordering::Release);
         self.0.cleared.send_modify(|generation| *generation += 1);
     }
@@ -137,12 +162,26 @@ impl Faults {
         match self.next(call)? {
             Some(Effect::Fail(fault)) => Err(Failure::because(fault, "on purpose")),
             Some(Effect::Deny) => Err(denied()),
-            Some(Effect::Hang) => {
-                let _ = self.0.cleared.subscribe().changed().await;
-                Err(Failure::because(Fault::Passing, "on purpose, after hanging").unknown())
-            }
+            Some(Effect::Hang) => Err(self.hang().await),
             effect => Ok(Meeting(effect)),
         }
+    }
+
+    /// What the caller is told after it was done.
+    pub(super) async fn after<T>(
+        &self,
+        meeting: Meeting,
+        result: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match meeting.0 {
+            Some(Effect::HangAfter) if result.is_ok() => Err(self.hang().await),
+            _ => meeting.after(result),
+        }
+    }
+
+    async fn hang(&self) -> Failure {
+        let _ = self.0.cleared.subscribe().changed().await;
+        Failure::because(Fault::Passing, "on purpose, after hanging").unknown()
     }
 
     fn next(&self, call: Call) -> Result<Option<Effect>, Failure> {
@@ -154,11 +193,26 @@ impl Faults {
             Some((_, n)) => *n += 1,
             None => state.counts.push((call, 1)),
         }
-        if self.0.lost.load(Ordering::Acquire) {
-            return Err(Failure::because(Fault::Missing, "the marker is lost on purpose"));
+        let is_lost = self.0.lost.load(Ordering::Acquire);
+        let mut met = if is_lost { None } else { state.meet(call) };
+        let fate = state.fate.clone().filter(|_| met.is_none());
+        drop(state);
+        // Without the lock: it may look at these faults itself.
+        if let Some(fate) = fate {
+            met = fate(call);
         }
+        match is_lost {
+            true => Err(Failure::because(Fault::Missing, "the marker is lost on purpose")),
+            false => Ok(met),
+        }
+    }
+}
+
+impl State {
+    /// What the rules say of this call.
+    fn meet(&mut self, call: Call) -> Option<Effect> {
         let mut met = None;
-        state.rules.retain_mut(|rule| {
+        self.rules.retain_mut(|rule| {
             if rule.call != call {
                 return true;
             }
@@ -172,7 +226,7 @@ impl Faults {
             met = Some(rule.effect);
             rule.always
         });
-        Ok(met)
+        met
     }
 }
 
@@ -204,11 +258,14 @@ impl Meeting {
         self.0 == Some(Effect::Truncate)
     }
 
-    /// What the caller is told after it was done.
+    /// What the caller is told after it was done, without waiting: hanging is failing.
     pub(super) fn after<T>(self, result: Result<T, Failure>) -> Result<T, Failure> {
         match (self.0, result) {
             (Some(Effect::FailAfter(fault)), Ok(_)) => {
                 Err(Failure::because(fault, "on purpose, afterwards").unknown())
+            }
+            (Some(Effect::HangAfter), Ok(_)) => {
+                Err(Failure::because(Fault::Passing, "on purpose, afterwards").unknown())
             }
             (_, result) => result,
         }
@@ -252,6 +309,27 @@ mod tests {
         assert!(!hanging.is_finished());
         faults.clear();
         assert!(hanging.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn fate_is_asked_once_for_each_call_that_no_rule_is_for() {
+        let (faults, asked) = (Faults::default(), Arc::new(Mutex::new(Vec::new())));
+        let (calls, own) = (Arc::clone(&asked), faults.clone());
+        faults.on_each(Arc::new(move |call| {
+            calls.lock().unwrap().push((call, own.count(call)));
+            (call == Call::Delete).then_some(Effect::Deny)
+        }));
+        faults.on(Call::Read, 1, Effect::Fail(Fault::Full));
+        assert!(faults.meet(Call::Read).await.is_err_and(|f| f.fault == Fault::Full));
+        assert!(faults.meet(Call::Read).await.is_ok());
+        assert!(faults.meet(Call::Delete).await.is_err_and(|f| f.fault == Fault::Refused));
+        faults.lose_marker(true);
+        assert!(faults.meet_now(Call::Delete).is_err_and(|f| f.fault == Fault::Missing));
+        let expected = [(Call::Read, 2), (Call::Delete, 1), (Call::Delete, 2)];
+        assert_eq!(*asked.lock().unwrap(), expected);
+        faults.clear();
+        assert!(faults.meet(Call::Delete).await.is_ok());
+        assert_eq!(asked.lock().unwrap().len(), 3);
     }
 
     #[test]

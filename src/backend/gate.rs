@@ -277,7 +277,7 @@ impl Inner {
     ) -> Result<T, Failure> {
         let asking = async {
             let meeting = self.faults.meet(call).await?;
-            meeting.after(ask(meeting).await)
+            self.faults.after(meeting, ask(meeting).await).await
         };
         let mut wait = Wait { suspect: &self.suspect, since: Some(Instant::now()) };
         let answer = purpose::scope(purpose, asking).await;

@@ -6,12 +6,13 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use tokio::time::Instant;
 
 use super::BackendError;
 use super::BackendSettings;
@@ -72,7 +73,7 @@ pub(super) struct Inner {
     /// There is no transport that counts requests and bytes.
     pub(super) counts_here: bool,
     pub(super) classes: [Class; Operation::ALL.len()],
-    pub(super) opened: tokio::time::Instant,
+    pub(super) opened: Instant,
     /// In milliseconds after `opened`; 0 when it did not say that it is full.
     pub(super) full_until: AtomicU64,
     /// Somebody gave up waiting for it, and nothing came since.
@@ -105,7 +106,7 @@ impl Backend {
             dues: ArcSwap::new(Dues::new(settings.limits, vec![Arc::clone(&meter)])),
             counts_here: matches!(settings.service.as_str(), "fs" | "memory"),
             classes: classes(&settings.profile),
-            opened: tokio::time::Instant::now(),
+            opened: Instant::now(),
             full_until: AtomicU64::new(0),
             suspect: AtomicBool::new(false),
             name,
@@ -455,7 +456,7 @@ impl Inner {
     pub(super) async fn look_at_marker(&self) -> Result<(), Failure> {
         let looked = async {
             let meeting = self.faults.meet(Call::Marker).await?;
-            meeting.after(self.place.look(&self.marker_path).await)
+            self.faults.after(meeting, self.place.look(&self.marker_path).await).await
         };
         let looked = looked.await.map_err(|failure| match failure.fault {
             Fault::Missing => Failure { fault: Fault::Absent, ..failure },

@@ -48,6 +48,8 @@ mod progress;
 mod purpose;
 mod quirks;
 mod services;
+#[cfg(test)]
+mod sim;
 mod throttle;
 mod transport;
 mod writer;
@@ -75,6 +77,8 @@ pub use probe::ProbeReport;
 pub use profile::{Prices, Profile};
 pub use progress::Progress;
 pub use services::{ServiceTraits, service, services};
+#[cfg(test)]
+pub use sim::SimPlace;
 pub use writer::Writer;
 
 /// How one backend is reached: checked settings, filled in by `config`.

@@ -238,9 +238,29 @@ impl Backend {
         faults: Faults,
         change: impl FnOnce(&mut BackendSettings),
     ) -> Arc<Backend> {
+        let mut settings = BackendSettings::for_tests(name, dir);
+        change(&mut settings);
+        let marker = Marker { store: 1, backend: id };
+        let meter = Meter::new(Clock::system(), DayBegins::default());
+        let exists = |dir: &Path| dir.join(marker.path()).exists();
+        if dir.is_some_and(|dir| !exists(dir)) {
+            let limits = PathLimits { component_max: 255, total_max: 3000 };
+            let made = make_root(dir.map(Path::to_owned).unwrap_or_default()).await;
+            made.expect("a test's directory can be made");
+            let written = write_marker(&settings, &marker, limits, &meter).await;
+            written.expect("a test's directory can be written");
+        }
+        let opened = Backend::open_with(settings, marker, faults, meter).await;
+        opened.expect("a test's backend can be opened")
+    }
+}
+
+impl BackendSettings {
+    /// Those of a backend for tests.
+    pub(super) fn for_tests(name: &str, dir: Option<&Path>) -> BackendSettings {
         let root = dir.map_or_else(|| fresh_name("/memory"), |dir| dir.display().to_string());
         let wait = Duration::from_secs(20);
-        let mut settings = BackendSettings {
+        BackendSettings {
             name: name.to_owned(),
             service: if dir.is_some() { "fs" } else { "memory" }.to_owned(),
             options: BTreeMap::from([("root".to_owned(), root)]),
@@ -257,20 +277,7 @@ impl Backend {
             limits: Limits::default(),
             profile: Profile::default(),
             bandwidth: Bandwidth::default(),
-        };
-        change(&mut settings);
-        let marker = Marker { store: 1, backend: id };
-        let meter = Meter::new(Clock::system(), DayBegins::default());
-        let exists = |dir: &Path| dir.join(marker.path()).exists();
-        if dir.is_some_and(|dir| !exists(dir)) {
-            let limits = PathLimits { component_max: 255, total_max: 3000 };
-            let made = make_root(dir.map(Path::to_owned).unwrap_or_default()).await;
-            made.expect("a test's directory can be made");
-            let written = write_marker(&settings, &marker, limits, &meter).await;
-            written.expect("a test's directory can be written");
         }
-        let opened = Backend::open_with(settings, marker, faults, meter).await;
-        opened.expect("a test's backend can be opened")
     }
 }
 
