@@ -144,3 +144,70 @@ impl Desk {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::BlobPlace;
+    use crate::engine::BlobState;
+    use crate::model::BackendId;
+    use crate::model::BlobId;
+    use crate::model::WriteId;
+
+    const NOW: Timestamp = Timestamp(1_767_225_600_000_000);
+
+    fn blob(replicas: u32, states: &[ReplicaState], due: Option<Timestamp>) -> ShownBlob {
+        let good = states.iter().filter(|state| **state == ReplicaState::Good).count();
+        let place = |(n, state): (usize, &ReplicaState)| ShownReplica {
+            place: BlobPlace {
+                write: WriteId(n as u64),
+                backend: BackendId(n as u64),
+                state: *state,
+                checked: None,
+                is_borrowed: false,
+            },
+            path: "p".into(),
+            backend: format!("disk{n}"),
+            is_present: true,
+        };
+        let state = BlobState {
+            blob: BlobId(1),
+            size: 1,
+            replicas,
+            min_replicas: 1,
+            good: good as u32,
+            deficit: i64::from(replicas) - good as i64,
+            due,
+            has_no_target: false,
+            places: Vec::new(),
+        };
+        let replicas = states.iter().enumerate().map(place).collect();
+        ShownBlob { state, entries: vec![(0, 0, 1)], replicas }
+    }
+
+    #[test]
+    fn a_missing_replica_has_a_reason_in_a_sentence() {
+        use ReplicaState::*;
+        let told = |blob: ShownBlob| why(&blob, 3, NOW).unwrap();
+        assert_eq!(why(&blob(2, &[Good, Good], None), 3, NOW), None);
+        assert_eq!(why(&blob(1, &[Good, Good], None), 3, NOW), None, "too many is not too few");
+        assert_eq!(
+            told(blob(2, &[Good, Missing], Some(NOW))),
+            "1 of 2 replicas are good: the one on disk1 is missing; \
+             the replicator has not come to it yet"
+        );
+        let later = NOW.plus(std::time::Duration::from_secs(60));
+        assert_eq!(
+            told(blob(3, &[Good, Away, Writing], Some(later))),
+            "1 of 3 replicas are good: disk1 is away for long; one is being written to disk2; \
+             another is tried at 2026-01-01T00:01:00Z"
+        );
+        assert_eq!(
+            told(blob(4, &[Good], Some(NOW))),
+            "1 of 4 replicas are good: there are only 3 backends"
+        );
+        let mut full = blob(2, &[Good], None);
+        full.state.has_no_target = true;
+        assert_eq!(told(full), "1 of 2 replicas are good: no backend can take one now");
+    }
+}

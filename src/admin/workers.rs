@@ -20,6 +20,7 @@ use crate::worker::Name;
 use crate::worker::Report;
 use crate::worker::RunError;
 use crate::worker::RunProgress;
+use crate::worker::State;
 use crate::worker::Totals;
 
 /// Some workers, or all that there are.
@@ -125,6 +126,13 @@ impl Desk {
         let name = self.worker(name)?;
         if self.is_offline() {
             return Err(no_server().hint("let it do a full pass instead"));
+        }
+        let report = self.crew.reports().into_iter().find(|(found, _)| *found == name);
+        let rests = report.map(|(_, report)| report.state);
+        if let Some(state) = rests.filter(|state| matches!(state, State::Off | State::Paused)) {
+            let message = format!("worker {name}: it is {}", state.name());
+            return Err(ApiError::new(StatusCode::CONFLICT, "worker_rests", message)
+                .hint("let it do a full pass with --wait, or switch it on or resume it first"));
         }
         self.crew.wake(name);
         value(&json!({ "woken": name.as_str() }))

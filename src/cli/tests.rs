@@ -222,6 +222,26 @@ async fn ask(config: &Config, operation: Operation) -> Result<Value, Failure> {
     session.run(operation).await
 }
 
+/// The verbs for background work.
+fn a_night() -> Vec<Operation> {
+    vec![
+        Operation::WorkerRun("nobody".into()),
+        Operation::WorkerPause(serde_json::from_str(r#"{"names":["cleanup"]}"#).unwrap()),
+        Operation::WorkerPause(serde_json::from_str(r#"{"names":["brewer"]}"#).unwrap()),
+        Operation::WorkerPause(serde_json::from_str("{}").unwrap()),
+        Operation::WorkerRun("cleanup".into()),
+        Operation::WorkerResume(serde_json::from_str(r#"{"all":true}"#).unwrap()),
+        Operation::CleanupList(serde_json::from_str(r#"{"all":true}"#).unwrap()),
+        Operation::CleanupList(serde_json::from_str(r#"{"backend":"nobody"}"#).unwrap()),
+        Operation::CleanupRetry(serde_json::from_str(r#"{"all":true}"#).unwrap()),
+        Operation::CleanupRetry(serde_json::from_str(r#"{"ids":["no"]}"#).unwrap()),
+        Operation::CleanupForget(serde_json::from_str(r#"{"ids":["0000000000001"]}"#).unwrap()),
+        Operation::CleanupForget(serde_json::from_str("{}").unwrap()),
+        Operation::ObjectShow("declared".into(), "nothing".into()),
+        Operation::ObjectShow("nobody".into(), "nothing".into()),
+    ]
+}
+
 /// Every verb once and more, with what it answers; ids and times are blotted out.
 async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
     let bucket = |name: &str, wishes: Wishes| {
@@ -265,22 +285,9 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         Operation::KeyList,
         Operation::BackendList,
         Operation::BackendReset("nobody".into()),
-        Operation::WorkerRun("nobody".into()),
-        Operation::WorkerPause(serde_json::from_str(r#"{"names":["cleanup"]}"#).unwrap()),
-        Operation::WorkerPause(serde_json::from_str(r#"{"names":["brewer"]}"#).unwrap()),
-        Operation::WorkerPause(serde_json::from_str("{}").unwrap()),
-        Operation::WorkerRun("cleanup".into()),
-        Operation::WorkerResume(serde_json::from_str(r#"{"all":true}"#).unwrap()),
-        Operation::CleanupList(serde_json::from_str(r#"{"all":true}"#).unwrap()),
-        Operation::CleanupList(serde_json::from_str(r#"{"backend":"nobody"}"#).unwrap()),
-        Operation::CleanupRetry(serde_json::from_str(r#"{"all":true}"#).unwrap()),
-        Operation::CleanupRetry(serde_json::from_str(r#"{"ids":["no"]}"#).unwrap()),
-        Operation::CleanupForget(serde_json::from_str(r#"{"ids":["0000000000001"]}"#).unwrap()),
-        Operation::CleanupForget(serde_json::from_str("{}").unwrap()),
-        Operation::ObjectShow("declared".into(), "nothing".into()),
-        Operation::ObjectShow("nobody".into(), "nothing".into()),
         Operation::Usage,
     ];
+    let day = day.into_iter().chain(a_night());
     let mut answers = Vec::new();
     let mut made = None;
     for operation in day {

@@ -37,7 +37,7 @@ enum What {
         configuration says so,\nand paused when `larder worker pause` did.\n\n\
         Example:\n  larder worker list --json")]
     List,
-    /// Let a worker look now, also one that is off or paused with --wait
+    /// Let a worker look now; with --wait also one that is off or paused
     #[command(after_help = "With --wait, and always without a server, it is a full pass: until \
         nothing is left to do, whatever\nits schedule says; the totals are printed. Exit code 1: \
         something failed.\n\n\

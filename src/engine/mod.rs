@@ -60,9 +60,9 @@ use crate::store::UsageSource;
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::plan::rebalance::Skipped;
 pub use crate::store::{
-    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, Holdings, Leave,
-    Leftover, ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload,
-    UploadPage, UploadQuery,
+    BackendRow, BlobPlace, BlobState, BucketUsage, BucketWishes, CompletedUpload, Condition, Head,
+    Holdings, Leave, Leftover, ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta,
+    PartInfo, Upload, UploadPage, UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;

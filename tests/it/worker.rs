@@ -49,6 +49,8 @@ fn a_paused_worker_rests_over_restarts_and_a_manual_run_works_all_the_same() {
     assert_eq!(refused(&world, &["cleanup", "retry", id]), json!({ "retried": 0 }));
     assert_eq!(refused(&world, &["cleanup", "forget", id, "--yes"]), json!({ "forgotten": 0 }));
 
+    let rests = refused(&world, &["worker", "run", "cleanup"]);
+    assert_eq!(rests["error"]["code"], "worker_rests");
     let totals = said(&world, &["worker", "run", "cleanup", "--wait"]);
     assert_eq!((&totals["processed"], &totals["failed"]), (&json!(2), &json!(0)), "{totals}");
     assert_eq!(totals["counts"], json!({ "deleted": 2 }));
