@@ -148,6 +148,7 @@ mod tests {
         check(&[out(1, 1445), out(2, 1436)], &[OwnLine, OwnLine]);
         check(&[out(1, 1451), out(2, 1440)], &[MarkAway, MarkAway]);
         check(&[out(1, 1445), out(2, 1440), there(3), there(4)], &[MarkAway, MarkAway, Keep, Keep]);
+        check(&[marked(out(1, 1445)), out(2, 1440), there(3)], &[Keep, OwnLine, Keep]);
         // Nothing is due yet, so there is nothing to be told.
         check(&[out(1, 20), out(2, 20)], &[Keep, Keep]);
     }
@@ -158,6 +159,10 @@ mod tests {
         check(
             &[marked(out(1, long_ago)), marked(out(2, long_ago)), out(3, 1440), out(4, 1441)],
             &[Keep, Keep, OwnLine, OwnLine],
+        );
+        check(
+            &[marked(out(1, 1452)), out(2, 1445), out(3, 1440), there(4)],
+            &[Keep, OwnLine, OwnLine, Keep],
         );
         // Two that died long ago, one after the other, do not keep a third from being marked.
         check(

@@ -38,7 +38,7 @@ impl Pass {
         let rest = self.total.saturating_sub(self.done);
         let left = self.began.plus(self.length).since(now);
         let most = part(self.total, interval, self.length).saturating_mul(CATCH_UP_MAX);
-        part(rest, interval, left).min(most).max(batch.max(1)).min(rest)
+        part(rest, interval, left).min(most).max(batch).min(rest)
     }
 
     /// When the next pass begins: never before the length of this one is over.
@@ -136,6 +136,7 @@ mod tests {
         assert_eq!(pass(500, 0).step(6 * HOUR, 100, BEGAN), 100);
         assert_eq!(pass(500, 450).step(6 * HOUR, 100, BEGAN), 50);
         assert_eq!(pass(500, 500).step(6 * HOUR, 100, BEGAN), 0);
+        assert_eq!(pass(121, 0).step(6 * HOUR, 0, BEGAN), 2);
         // Some were deleted in the middle of the pass.
         assert_eq!(pass(400, 450).step(6 * HOUR, 100, BEGAN), 0);
     }
@@ -210,7 +211,7 @@ mod tests {
             let done = done.min(total - 1);
             let step = pass(total, done).step(6 * HOUR, batch, BEGAN.plus(HOUR * late));
             prop_assert!(step >= 1);
-            prop_assert!(step <= batch.max(1).max(2 * total.div_ceil(120)));
+            prop_assert!(step <= batch.max(2 * total.div_ceil(120)));
         }
     }
 }
