@@ -48,7 +48,8 @@ pub(crate) fn buckets(
             let at = raw.name.as_ref().map(|spot| spot.at);
             found.wrong(at, format!("the bucket `{name}` is declared twice"));
         }
-        buckets.push(DeclaredBucket { name, placement, max_uploads, quota });
+        let lifecycle = crate::model::Lifecycle::default();
+        buckets.push(DeclaredBucket { name, placement, max_uploads, quota, lifecycle });
     }
     buckets
 }

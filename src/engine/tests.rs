@@ -19,6 +19,7 @@ use crate::model::BackendId;
 use crate::model::BucketName;
 use crate::model::Etag;
 use crate::model::EtagMatch;
+use crate::model::Lifecycle;
 use crate::model::ObjectKey;
 use crate::model::Placement;
 use crate::model::ReadConditions;
@@ -630,6 +631,7 @@ impl World {
                 placement: placement.clone(),
                 max_uploads: 0,
                 quota: None,
+                lifecycle: Lifecycle::default(),
             }],
             keys: Vec::new(),
             default_placement: placement,
