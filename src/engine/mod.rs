@@ -25,12 +25,14 @@ mod error;
 mod get_object;
 mod hash;
 mod keys;
+mod lifecycle;
 mod multipart;
 mod objects;
 mod put_object;
 mod read;
 mod refusals;
 mod request;
+mod rules;
 mod settling;
 mod tee;
 #[cfg(test)]
@@ -48,8 +50,9 @@ use crate::store::UsageSource;
 
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::store::{
-    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, ListAfter, ListItem,
-    ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
+    BackendRow, BucketLifecycle, BucketUsage, BucketWishes, CompletedUpload, Condition, Head,
+    ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage,
+    UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
@@ -57,6 +60,7 @@ pub use buckets::{CreatedBucket, WishRefused};
 pub use cleanup::CleanupOutcome;
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
+pub use lifecycle::{LifecycleCursor, LifecycleStep};
 pub use refusals::{Cause, Refusals};
 pub use request::*;
 pub use usage::{BackendUsage, Line, Money, PeriodUsage};

@@ -32,6 +32,7 @@ use crate::store::DeclaredBucket;
 use crate::store::Durability;
 use crate::store::StoreSettings;
 
+mod lifecycle;
 mod protection;
 
 /// How long a condition may take to come true.
@@ -61,8 +62,17 @@ impl World {
         min_replicas: u32,
         change: impl Fn(&mut BackendSettings),
     ) -> World {
+        World::with_clock(Clock::system(), blob_max, replicas, min_replicas, change).await
+    }
+
+    async fn with_clock(
+        clock: Clock,
+        blob_max: usize,
+        replicas: u32,
+        min_replicas: u32,
+        change: impl Fn(&mut BackendSettings),
+    ) -> World {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Clock::system();
         let ids = Arc::new(Ids::new(clock.clone()));
         let settings = StoreSettings {
             data_dir: dir.path().join("data"),
