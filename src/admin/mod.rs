@@ -12,6 +12,9 @@
 //! | `POST /api/v1/stop` | 202, and the server ends as on SIGTERM |
 //! | `GET, POST /api/v1/buckets` | all buckets; makes one |
 //! | `GET, PATCH, DELETE /api/v1/buckets/NAME` | one bucket |
+//! | `GET, PUT, DELETE /api/v1/buckets/NAME/lifecycle` | all its lifecycle rules; replaces them |
+//! | `POST /api/v1/buckets/NAME/lifecycle` | adds a rule |
+//! | `DELETE /api/v1/buckets/NAME/lifecycle/ID` | takes one rule away |
 //! | `GET, POST /api/v1/keys` | all keys, never a secret; makes one, and shows its secret once |
 //! | `GET, PATCH, DELETE /api/v1/keys/ID` | one key |
 //! | `GET /api/v1/backends` | all backends with their ledger, breakers and limits reached |
@@ -23,6 +26,7 @@
 
 mod desk;
 mod error;
+mod lifecycle;
 mod operation;
 mod router;
 mod server;
@@ -37,6 +41,9 @@ use std::sync::atomic::Ordering;
 pub use self::desk::Desk;
 pub use self::desk::Place;
 pub use self::error::ApiError;
+pub use self::lifecycle::LifecycleView;
+pub use self::lifecycle::NewLifecycle;
+pub use self::lifecycle::RuleView;
 pub use self::operation::Operation;
 pub use self::operation::Sent;
 pub use self::server::serve;

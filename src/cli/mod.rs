@@ -11,6 +11,7 @@ mod completions;
 mod config;
 mod init;
 mod key;
+mod lifecycle;
 mod output;
 mod serve;
 mod session;

@@ -7,6 +7,7 @@ use toml::Value;
 
 use super::Config;
 use super::check::NAMES;
+use super::lifecycle;
 use super::limits::ALL;
 use super::placement::ROUTINGS;
 use crate::backend::BackendSettings;
@@ -245,6 +246,7 @@ fn bucket(bucket: &DeclaredBucket) -> Table {
     placement(&mut table, &bucket.placement);
     table.insert("max_uploads".into(), Value::Integer(bucket.max_uploads.into()));
     text(&mut table, "quota", bucket.quota.map(size).unwrap_or_default());
+    table.insert("lifecycle".into(), lifecycle::show(&bucket.lifecycle));
     table
 }
 
