@@ -226,13 +226,7 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
     let new_key: NewKey =
         serde_json::from_value(json!({"grants": [{"bucket": "photos", "preset": "admin"}]}))
             .unwrap();
-    let rule = |json: &str| serde_json::from_str::<RuleView>(json).unwrap();
-    let lasting = rule(r#"{"id":"x","prefix":"tmp/","expire_after":"30 d"}"#);
-    let idle = rule(r#"{"id":"y"}"#);
-    let all = |rules: &[&RuleView]| NewLifecycle {
-        lifecycle: rules.iter().map(|rule| (*rule).clone()).collect(),
-    };
-    let day = vec![
+    let mut day = vec![
         Operation::BucketList,
         bucket("photos", two),
         bucket("photos", Wishes::default()),
@@ -245,24 +239,6 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         Operation::BucketSet("nobody".into(), no_quota),
         Operation::BucketSet("photos".into(), Wishes::default()),
         Operation::BucketShow("photos".into()),
-        Operation::LifecycleShow("photos".into()),
-        Operation::LifecycleAdd("photos".into(), lasting.clone()),
-        Operation::LifecycleAdd("photos".into(), lasting.clone()),
-        Operation::LifecycleAdd("photos".into(), idle.clone()),
-        Operation::LifecycleAdd("photos".into(), rule(r#"{"abort_uploads_after":"7 d"}"#)),
-        Operation::LifecycleDelete("photos".into(), Some("x".into())),
-        Operation::LifecycleDelete("photos".into(), Some("x".into())),
-        Operation::LifecycleSet("photos".into(), all(&[&lasting])),
-        Operation::LifecycleSet("photos".into(), all(&[&lasting, &lasting])),
-        Operation::LifecycleSet("photos".into(), all(&[&idle])),
-        Operation::LifecycleShow("photos".into()),
-        Operation::LifecycleDelete("photos".into(), None),
-        Operation::LifecycleShow("declared".into()),
-        Operation::LifecycleSet("declared".into(), all(&[&lasting])),
-        Operation::LifecycleAdd("declared".into(), lasting.clone()),
-        Operation::LifecycleDelete("declared".into(), None),
-        Operation::LifecycleDelete("declared".into(), Some("kept".into())),
-        Operation::LifecycleAdd("nobody".into(), lasting),
         Operation::BucketDelete("plain".into()),
         Operation::BucketDelete("plain".into()),
         Operation::BucketDelete("declared".into()),
@@ -282,6 +258,7 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         Operation::BackendReset("nobody".into()),
         Operation::Usage,
     ];
+    day.extend(rules_of_the_day());
     let mut answers = Vec::new();
     let mut made = None;
     for operation in day {
@@ -302,6 +279,35 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         answers.push(blotted(ask(config, operation).await.unwrap()).to_string());
     }
     answers
+}
+
+fn rules_of_the_day() -> Vec<Operation> {
+    let rule = |json: &str| serde_json::from_str::<RuleView>(json).unwrap();
+    let lasting = rule(r#"{"id":"x","prefix":"tmp/","expire_after":"30 d"}"#);
+    let idle = rule(r#"{"id":"y"}"#);
+    let all = |rules: &[&RuleView]| NewLifecycle {
+        lifecycle: rules.iter().map(|rule| (*rule).clone()).collect(),
+    };
+    vec![
+        Operation::LifecycleShow("photos".into()),
+        Operation::LifecycleAdd("photos".into(), lasting.clone()),
+        Operation::LifecycleAdd("photos".into(), lasting.clone()),
+        Operation::LifecycleAdd("photos".into(), idle.clone()),
+        Operation::LifecycleAdd("photos".into(), rule(r#"{"abort_uploads_after":"7 d"}"#)),
+        Operation::LifecycleDelete("photos".into(), Some("x".into())),
+        Operation::LifecycleDelete("photos".into(), Some("x".into())),
+        Operation::LifecycleSet("photos".into(), all(&[&lasting])),
+        Operation::LifecycleSet("photos".into(), all(&[&lasting, &lasting])),
+        Operation::LifecycleSet("photos".into(), all(&[&idle])),
+        Operation::LifecycleShow("photos".into()),
+        Operation::LifecycleDelete("photos".into(), None),
+        Operation::LifecycleShow("declared".into()),
+        Operation::LifecycleSet("declared".into(), all(&[&lasting])),
+        Operation::LifecycleAdd("declared".into(), lasting.clone()),
+        Operation::LifecycleDelete("declared".into(), None),
+        Operation::LifecycleDelete("declared".into(), Some("kept".into())),
+        Operation::LifecycleAdd("nobody".into(), lasting),
+    ]
 }
 
 fn blotted(answer: Value) -> Value {
