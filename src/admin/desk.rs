@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ready;
 use super::error::ApiError;
+use super::lifecycle::LifecycleView;
 use super::long::Long;
 use super::operation::Operation;
 use super::usage::UsageView;
@@ -35,6 +36,7 @@ use crate::engine::EngineError;
 use crate::engine::KeyChange;
 use crate::engine::VerifyOptions;
 use crate::engine::VerifyProgress;
+use crate::engine::WishRefused;
 use crate::model::Bucket;
 use crate::model::Grant;
 use crate::model::Grants;
@@ -101,6 +103,25 @@ impl Desk {
                 let deleted = self.engine.delete_bucket(&bucket_name(&name)?).await;
                 deleted.map_err(|err| ApiError::from(err).about("bucket", &name))?;
                 value(&serde_json::json!({ "deleted": name }))
+            }
+            Operation::LifecycleShow(name) => self.lifecycle_show(&name).await,
+            Operation::LifecycleSet(name, new) => {
+                let set = self.engine.put_lifecycle(&name, new.read()?).await;
+                set.map_err(|err| ApiError::from(err).about("bucket", &name))?;
+                self.lifecycle_show(&name).await
+            }
+            Operation::LifecycleAdd(name, rule) => {
+                let added = self.engine.add_rule(&name, rule.read()?).await;
+                added.map_err(|err| ApiError::from(err).about("bucket", &name))?;
+                self.lifecycle_show(&name).await
+            }
+            Operation::LifecycleDelete(name, id) => {
+                let deleted = match id {
+                    Some(id) => self.engine.delete_rule(&name, id).await.map(|_| ()),
+                    None => self.engine.delete_lifecycle(&name).await.map_err(WishRefused::from),
+                };
+                deleted.map_err(|err| ApiError::from(err).about("bucket", &name))?;
+                self.lifecycle_show(&name).await
             }
             Operation::KeyList => {
                 value(&self.engine.keys().iter().map(KeyView::new).collect::<Vec<_>>())
@@ -201,6 +222,12 @@ impl Desk {
             ));
         }
         Ok(BucketView::new(bucket, usage, warnings))
+    }
+
+    async fn lifecycle_show(&self, name: &str) -> Result<Value, ApiError> {
+        let found = self.engine.lifecycle(name).await;
+        let found = found.map_err(|err| ApiError::from(err).about("bucket", name))?;
+        value(&LifecycleView::new(name, found))
     }
 
     async fn bucket_create(&self, new: NewBucket) -> Result<Value, ApiError> {

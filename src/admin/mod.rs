@@ -12,6 +12,9 @@
 //! | `POST /api/v1/stop` | 202, and the server ends as on SIGTERM |
 //! | `GET, POST /api/v1/buckets` | all buckets; makes one |
 //! | `GET, PATCH, DELETE /api/v1/buckets/NAME` | one bucket |
+//! | `GET, PUT, DELETE /api/v1/buckets/NAME/lifecycle` | all its lifecycle rules; replaces them |
+//! | `POST /api/v1/buckets/NAME/lifecycle` | adds a rule |
+//! | `DELETE /api/v1/buckets/NAME/lifecycle/ID` | takes one rule away |
 //! | `GET, POST /api/v1/keys` | all keys, never a secret; makes one, and shows its secret once |
 //! | `GET, PATCH, DELETE /api/v1/keys/ID` | one key |
 //! | `GET /api/v1/backends` | all backends with their ledger, breakers and limits reached |
@@ -33,6 +36,7 @@ mod desk;
 mod error;
 mod long;
 mod objects;
+mod lifecycle;
 mod operation;
 mod router;
 mod server;
@@ -49,6 +53,9 @@ pub use self::cleanup::*;
 pub use self::desk::Desk;
 pub use self::desk::Place;
 pub use self::error::ApiError;
+pub use self::lifecycle::LifecycleView;
+pub use self::lifecycle::NewLifecycle;
+pub use self::lifecycle::RuleView;
 pub use self::long::Long;
 pub use self::long::LongEvent;
 pub use self::objects::*;

@@ -16,6 +16,8 @@ use serde_json::Value;
 use super::cleanup::ChosenPaths;
 use super::cleanup::CleanupWish;
 use super::error::ApiError;
+use super::lifecycle::NewLifecycle;
+use super::lifecycle::RuleView;
 use super::views::ChangedKey;
 use super::views::NewBucket;
 use super::views::NewKey;
@@ -30,6 +32,8 @@ const RESET: &str = "/reset";
 /// After the name of a worker.
 const WAKE: &str = "/wake";
 const RUN: &str = "/run";
+/// After the name of a bucket; behind it may stand the id of a rule.
+const LIFECYCLE: &str = "lifecycle";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -40,6 +44,11 @@ pub enum Operation {
     BucketShow(String),
     BucketSet(String, Wishes),
     BucketDelete(String),
+    LifecycleShow(String),
+    LifecycleSet(String, NewLifecycle),
+    LifecycleAdd(String, RuleView),
+    /// One rule of the bucket, or all.
+    LifecycleDelete(String, Option<String>),
     KeyList,
     KeyCreate(NewKey),
     KeyShow(String),
@@ -89,6 +98,20 @@ impl Operation {
             Operation::BucketShow(name) => one(Method::GET, "buckets", name),
             Operation::BucketSet(name, wishes) => one(Method::PATCH, "buckets", name).with(wishes),
             Operation::BucketDelete(name) => one(Method::DELETE, "buckets", name),
+            Operation::LifecycleShow(name) => one(Method::GET, "buckets", name).below(LIFECYCLE),
+            Operation::LifecycleSet(name, new) => {
+                one(Method::PUT, "buckets", name).below(LIFECYCLE).with(new)
+            }
+            Operation::LifecycleAdd(name, rule) => {
+                one(Method::POST, "buckets", name).below(LIFECYCLE).with(rule)
+            }
+            Operation::LifecycleDelete(name, id) => {
+                let all = one(Method::DELETE, "buckets", name).below(LIFECYCLE);
+                match id {
+                    Some(id) => all.below(&utf8_percent_encode(id, NON_ALPHANUMERIC).to_string()),
+                    None => all,
+                }
+            }
             Operation::KeyList => plain(Method::GET, "keys"),
             Operation::KeyCreate(new) => plain(Method::POST, "keys").with(new),
             Operation::KeyShow(id) => one(Method::GET, "keys", id),
@@ -137,6 +160,9 @@ impl Operation {
             ("stop", None, "POST") => Operation::Stop,
             ("buckets", None, "GET") => Operation::BucketList,
             ("buckets", None, "POST") => Operation::BucketCreate(json(body)?),
+            ("buckets", Some(rest), method) if of_lifecycle(&rest).is_some() => {
+                lifecycle(&rest, method, body)?
+            }
             ("buckets", Some(name), "GET") => Operation::BucketShow(name),
             ("buckets", Some(name), "PATCH") => Operation::BucketSet(name, json(body)?),
             ("buckets", Some(name), "DELETE") => Operation::BucketDelete(name),
@@ -157,14 +183,7 @@ impl Operation {
             ("usage", None, "GET") => Operation::Usage,
             ("verify", None, "POST") => Operation::Verify(json(body)?),
             ("status" | "stop" | "backends" | "workers" | "usage" | "verify", None, _)
-            | ("buckets" | "keys", _, _) => {
-                let text = format!("{method} cannot be asked of {path}");
-                return Err(ApiError::new(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "method_not_allowed",
-                    text,
-                ));
-            }
+            | ("buckets" | "keys", _, _) => return Err(not_allowed(method.as_str(), path)),
             _ => return Err(no_such_path()),
         };
         Ok(operation)
@@ -196,11 +215,42 @@ fn cleanup(verb: &str, body: &[u8]) -> Result<Operation, ApiError> {
     }
 }
 
+/// The bucket whose rules `rest`, the end of a path, is about, and the rule. A bucket's name has
+/// no slash.
+fn of_lifecycle(rest: &str) -> Option<(&str, Option<&str>)> {
+    let (bucket, rest) = rest.split_once('/')?;
+    match rest.strip_prefix(LIFECYCLE)? {
+        "" => Some((bucket, None)),
+        id => Some((bucket, Some(id.strip_prefix('/')?))),
+    }
+}
+
+fn lifecycle(rest: &str, method: &str, body: &[u8]) -> Result<Operation, ApiError> {
+    let (bucket, id) = of_lifecycle(rest).ok_or_else(no_such_path)?;
+    let bucket = bucket.to_owned();
+    Ok(match (method, id) {
+        ("GET", None) => Operation::LifecycleShow(bucket),
+        ("PUT", None) => Operation::LifecycleSet(bucket, json(body)?),
+        ("POST", None) => Operation::LifecycleAdd(bucket, json(body)?),
+        ("DELETE", id) => Operation::LifecycleDelete(bucket, id.map(str::to_owned)),
+        _ => return Err(not_allowed(method, rest)),
+    })
+}
+
 impl Sent {
+    fn below(self, name: &str) -> Sent {
+        Sent { path: format!("{}/{name}", self.path), ..self }
+    }
+
     fn with(self, body: &impl Serialize) -> Sent {
         let body = serde_json::to_value(body).expect("what is sent has only texts and numbers");
         Sent { body: Some(body), ..self }
     }
+}
+
+fn not_allowed(method: &str, path: &str) -> ApiError {
+    let text = format!("{method} cannot be asked of {path}");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
 }
 
 fn no_such_path() -> ApiError {
@@ -233,6 +283,8 @@ mod tests {
             preset: Some("admin".into()),
             allow: None,
         };
+        let rule = r#"{"id":"x","tags":{"a":"b"},"expire_after":"2 d","enabled":false}"#;
+        let rule: RuleView = serde_json::from_str(rule).unwrap();
         let change = ChangedKey { add: vec![grant.clone()], ..ChangedKey::default() };
         vec![
             Operation::Status,
@@ -242,6 +294,14 @@ mod tests {
             Operation::BucketShow("a.b-c".into()),
             Operation::BucketSet("photos".into(), wishes),
             Operation::BucketDelete("../é/ ?".into()),
+            Operation::LifecycleShow("photos".into()),
+            Operation::LifecycleSet(
+                "photos".into(),
+                NewLifecycle { lifecycle: vec![rule.clone()] },
+            ),
+            Operation::LifecycleAdd("photos".into(), rule),
+            Operation::LifecycleDelete("photos".into(), None),
+            Operation::LifecycleDelete("photos".into(), Some("lifecycle/../é ?".into())),
             Operation::KeyList,
             Operation::KeyCreate(NewKey { create_buckets: true, grants: vec![grant] }),
             Operation::KeyShow("LK1".into()),
@@ -283,6 +343,10 @@ mod tests {
         assert_eq!(status(Method::GET, "/api/v1/status/x", ""), 404);
         assert_eq!(status(Method::GET, "/api/v1/stop", ""), 405);
         assert_eq!(status(Method::PUT, "/api/v1/buckets/x", ""), 405);
+        assert_eq!(status(Method::PATCH, "/api/v1/buckets/x/lifecycle", ""), 405);
+        assert_eq!(status(Method::GET, "/api/v1/buckets/x/lifecycle/id", ""), 405);
+        assert_eq!(status(Method::PUT, "/api/v1/buckets/x/lifecycle", "{}"), 400);
+        assert_eq!(status(Method::PUT, "/api/v1/buckets/x/lifecycles", ""), 405);
         assert_eq!(status(Method::POST, "/api/v1/usage", ""), 405);
         assert_eq!(status(Method::POST, "/api/v1/backends/x", ""), 404);
         assert_eq!(status(Method::POST, "/api/v1/workers", ""), 405);

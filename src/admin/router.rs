@@ -138,7 +138,7 @@ fn refuse(err: &ApiError) -> Response<Body> {
     }
     let mut response = respond(status, &json!({ "error": err }));
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        let all = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
+        let all = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
         response.headers_mut().insert(ALLOW, all);
     }
     response

@@ -25,6 +25,11 @@ pub const PART_SIZE_MAX: u64 = 5 * GIB;
 /// Bytes of one PutObject.
 pub const PUT_SIZE_MAX: u64 = 5 * GIB;
 pub const OBJECT_SIZE_MAX: u64 = 5 * TIB;
+/// Lifecycle rules of a bucket.
+pub const LIFECYCLE_RULES_MAX: usize = 1000;
+pub const RULE_ID_CHARS_MAX: usize = 255;
+/// Days are 32-bit numbers with a sign in S3's XML.
+pub const RULE_DAYS_MAX: u32 = i32::MAX as u32;
 /// How far a signature's time may be from ours.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(15 * 60);
 pub const PRESIGNED_MAX: Duration = Duration::from_secs(7 * 24 * 3600);

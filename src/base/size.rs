@@ -69,6 +69,27 @@ fn parse(text: &str, units: &[(&str, u64)], shape: &str) -> Result<u64, String> 
         .ok_or_else(|| format!("`{text}` is too large"))
 }
 
+impl ByteSize {
+    /// In the largest unit of which it is a whole number, so that it reads back as the same size.
+    pub fn exact(self) -> String {
+        let units = [
+            ("TiB", 1 << 40),
+            ("TB", 1_000_000_000_000),
+            ("GiB", 1 << 30),
+            ("GB", 1_000_000_000),
+            ("MiB", 1 << 20),
+            ("MB", 1_000_000),
+            ("KiB", 1 << 10),
+            ("kB", 1_000),
+        ];
+        let is_whole = |factor: &u64| self.0 != 0 && self.0.is_multiple_of(*factor);
+        match units.into_iter().find(|(_, factor)| is_whole(factor)) {
+            Some((unit, factor)) => format!("{} {unit}", self.0 / factor),
+            None => format!("{} B", self.0),
+        }
+    }
+}
+
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, factor) =
@@ -101,6 +122,16 @@ mod tests {
         }
         for wrong in ["", "5", "GB", "5 gb", "-1 GB", "1.0000 GB", "1. GB", "9 EB", "99999999 PB"] {
             assert!(wrong.parse::<ByteSize>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn exact_sizes_read_back_as_they_were() {
+        for bytes in [0, 1, 1024, 1501, 3 << 30, (3 << 30) + 1] {
+            assert_eq!(ByteSize(bytes).exact().parse::<ByteSize>(), Ok(ByteSize(bytes)));
+        }
+        for text in ["10 GB", "500 GiB", "1501 B", "5 TB", "1 kB", "0 B"] {
+            assert_eq!(text.parse::<ByteSize>().unwrap().exact(), text, "as its owner wrote it");
         }
     }
 

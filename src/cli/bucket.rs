@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Context;
 use super::Exit;
 use super::Outcome;
+use super::lifecycle;
 use super::output::pairs;
 use super::output::print;
 use super::output::print_json;
@@ -56,6 +57,8 @@ enum What {
         #[command(flatten)]
         wishes: WishArgs,
     },
+    /// Show and change the rules by which objects of a bucket expire
+    Lifecycle(lifecycle::Args),
     /// Delete a bucket that is empty
     Delete {
         #[arg(value_parser = bucket_name)]
@@ -124,6 +127,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         }
         What::Show { name } => one(context, Operation::BucketShow(name.clone()), ""),
         What::List => list(context),
+        What::Lifecycle(args) => lifecycle::run(context, args),
         What::Delete { name } => {
             let answer: Value = ask(context, Operation::BucketDelete(name.clone()), Needs::Names)?;
             match context.json {

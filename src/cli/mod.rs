@@ -13,6 +13,7 @@ mod config;
 mod init;
 mod key;
 mod object;
+mod lifecycle;
 mod output;
 mod progress;
 mod serve;

@@ -15,8 +15,10 @@ use crate::admin;
 use crate::admin::Desk;
 use crate::admin::NewBucket;
 use crate::admin::NewKey;
+use crate::admin::NewLifecycle;
 use crate::admin::Operation;
 use crate::admin::Ready;
+use crate::admin::RuleView;
 use crate::admin::VerifyView;
 use crate::admin::VerifyWish;
 use crate::admin::Wishes;
@@ -62,6 +64,13 @@ fn options_may_stand_before_and_after_the_command() {
         "larder bucket create No",
         "larder bucket create photos --quota 5",
         "larder bucket set photos",
+        "larder bucket lifecycle",
+        "larder bucket lifecycle show",
+        "larder bucket lifecycle set photos",
+        "larder bucket lifecycle add photos",
+        "larder bucket lifecycle add photos --prefix a",
+        "larder bucket lifecycle add photos --expire-after 1d --expire-on 2027-01-01",
+        "larder bucket lifecycle add photos --expire-after 1d --tag a",
         "larder key create",
         "larder key create --preset king",
         "larder key create --preset admin --allow read",
@@ -112,6 +121,14 @@ fn every_line_of_the_manual_is_understood() {
         "larder bucket show photos",
         "larder bucket set photos --quota none",
         "larder bucket delete photos",
+        "larder bucket lifecycle show photos --json",
+        "larder bucket lifecycle set photos rules.toml",
+        "larder bucket lifecycle add photos --prefix tmp/ --expire-after 30d --tag a=b --tag c=d",
+        "larder bucket lifecycle add photos --id x --larger-than 1MiB --smaller-than 1GiB \
+            --expire-on 2027-01-01 --disabled",
+        "larder bucket lifecycle add photos --abort-uploads-after 7d",
+        "larder bucket lifecycle delete photos",
+        "larder bucket lifecycle delete photos tmp",
         "larder key create --preset read-write --bucket photos --prefix a/",
         "larder key create --allow read,list --bucket photos --bucket *",
         "larder key create --create-buckets",
@@ -149,6 +166,7 @@ fn configuration(dir: &Path) -> Config {
     let text = format!(
         "data_dir = {:?}\n[[backend]]\nname = \"disk\"\nservice = \"fs\"\nkeep_free = \"0 B\"\n\
          options = {{ root = {:?} }}\n[[bucket]]\nname = \"declared\"\n\
+         lifecycle = [{{ id = \"kept\", expire_after = \"9 d\" }}]\n\
          [[key]]\nid = \"AKDECLARED0000000000\"\nsecret = \"0123456789012345678901234567890123456789\"\n\
          grants = [{{ bucket = \"declared\", preset = \"read-only\" }}]\n",
         dir.join("data"),
@@ -255,7 +273,7 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
     let new_key: NewKey =
         serde_json::from_value(json!({"grants": [{"bucket": "photos", "preset": "admin"}]}))
             .unwrap();
-    let day = vec![
+    let mut day = vec![
         Operation::BucketList,
         bucket("photos", two),
         bucket("photos", Wishes::default()),
@@ -287,7 +305,8 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         Operation::BackendReset("nobody".into()),
         Operation::Usage,
     ];
-    let day = day.into_iter().chain(a_night());
+    day.extend(a_night());
+    day.extend(rules_of_the_day());
     let mut answers = Vec::new();
     let mut made = None;
     for operation in day {
@@ -308,6 +327,35 @@ async fn a_day_at_the_desk(config: &Config) -> Vec<String> {
         answers.push(blotted(ask(config, operation).await.unwrap()).to_string());
     }
     answers
+}
+
+fn rules_of_the_day() -> Vec<Operation> {
+    let rule = |json: &str| serde_json::from_str::<RuleView>(json).unwrap();
+    let lasting = rule(r#"{"id":"x","prefix":"tmp/","expire_after":"30 d"}"#);
+    let idle = rule(r#"{"id":"y"}"#);
+    let all = |rules: &[&RuleView]| NewLifecycle {
+        lifecycle: rules.iter().map(|rule| (*rule).clone()).collect(),
+    };
+    vec![
+        Operation::LifecycleShow("photos".into()),
+        Operation::LifecycleAdd("photos".into(), lasting.clone()),
+        Operation::LifecycleAdd("photos".into(), lasting.clone()),
+        Operation::LifecycleAdd("photos".into(), idle.clone()),
+        Operation::LifecycleAdd("photos".into(), rule(r#"{"abort_uploads_after":"7 d"}"#)),
+        Operation::LifecycleDelete("photos".into(), Some("x".into())),
+        Operation::LifecycleDelete("photos".into(), Some("x".into())),
+        Operation::LifecycleSet("photos".into(), all(&[&lasting])),
+        Operation::LifecycleSet("photos".into(), all(&[&lasting, &lasting])),
+        Operation::LifecycleSet("photos".into(), all(&[&idle])),
+        Operation::LifecycleShow("photos".into()),
+        Operation::LifecycleDelete("photos".into(), None),
+        Operation::LifecycleShow("declared".into()),
+        Operation::LifecycleSet("declared".into(), all(&[&lasting])),
+        Operation::LifecycleAdd("declared".into(), lasting.clone()),
+        Operation::LifecycleDelete("declared".into(), None),
+        Operation::LifecycleDelete("declared".into(), Some("kept".into())),
+        Operation::LifecycleAdd("nobody".into(), lasting),
+    ]
 }
 
 fn blotted(answer: Value) -> Value {
@@ -352,6 +400,14 @@ async fn every_verb_does_the_same_with_a_server_and_without() {
     for part in [
         "it wishes 2 replicas and there are 1 backends",
         "bucket photos: a bucket of this name exists",
+        "\"expire_after\":\"30 d\"",
+        "bucket photos: two rules have the id `x`",
+        "rule `y`: a rule has to do something",
+        "bucket photos: there is no rule `x`",
+        "\"abort_uploads_after\":\"7 d\"",
+        "bucket declared: the configuration declares it",
+        "\"expire_after\":\"9 d\"",
+        "bucket nobody: there is no such bucket",
         "min_replicas is 2, but only 1 backends count towards it",
         "replicas is 0",
         "no backend has the label `site`",

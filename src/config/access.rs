@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::backends::sizes_but_zero;
 use super::finding::Findings;
+use super::lifecycle;
 use super::placement;
 use super::placement::Holders;
 use super::raw::RawBucket;
@@ -40,6 +41,7 @@ pub(crate) fn buckets(
             holders.check(&placement, &raw.placement, raw.at, found);
         }
         let quota = sizes_but_zero(&raw.quota, "quota", found);
+        let lifecycle = lifecycle::check(&raw.lifecycle, found);
         let max_uploads = raw.max_uploads.as_ref().map_or(0, |spot| spot.value);
         let Some(name) = raw.name.as_ref().and_then(|name| bucket_name(name, found)) else {
             continue;
@@ -48,7 +50,7 @@ pub(crate) fn buckets(
             let at = raw.name.as_ref().map(|spot| spot.at);
             found.wrong(at, format!("the bucket `{name}` is declared twice"));
         }
-        buckets.push(DeclaredBucket { name, placement, max_uploads, quota });
+        buckets.push(DeclaredBucket { name, placement, max_uploads, quota, lifecycle });
     }
     buckets
 }

@@ -87,6 +87,11 @@ impl Findings {
         self.warnings.push(Noted { at: at.into(), text: text.into(), hint: Some(hint.into()) });
     }
 
+    /// How many were noted until now.
+    pub(crate) fn mistakes(&self) -> usize {
+        self.mistakes.len()
+    }
+
     pub(crate) fn has_mistakes(&self) -> bool {
         !self.mistakes.is_empty()
     }

@@ -22,6 +22,7 @@ mod check;
 mod expand;
 mod find;
 mod finding;
+mod lifecycle;
 mod limits;
 mod memory;
 mod placement;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::bandwidth::RawBandwidth;
+use super::lifecycle;
+use super::lifecycle::RawRule;
 use super::limits::RawAllowance;
 use super::limits::RawLimits;
 use super::profile::RawPrices;
@@ -101,6 +103,7 @@ pub(crate) struct RawBucket {
     pub(crate) placement: RawPlacement,
     pub(crate) max_uploads: Option<Spot<u32>>,
     pub(crate) quota: Option<Spot<u64>>,
+    pub(crate) lifecycle: Vec<RawRule>,
 }
 
 pub(crate) struct RawKey {
@@ -309,6 +312,7 @@ fn bucket(reader: &mut Reader<'_>, section: &Section<'_>) -> RawBucket {
         placement: placement(reader, section),
         max_uploads: reader.number(section, "max_uploads"),
         quota: reader.size(section, "quota"),
+        lifecycle: lifecycle::raw(reader, section),
     }
 }
 

@@ -113,6 +113,19 @@ pub(crate) const BUCKET: &[Key] = &[
     now("require_distinct"),
     now("max_uploads"),
     now("quota"),
+    now("lifecycle"),
+];
+
+pub(crate) const RULE: &[Key] = &[
+    now("id"),
+    now("prefix"),
+    now("tags"),
+    now("larger_than"),
+    now("smaller_than"),
+    now("expire_after"),
+    now("expire_on"),
+    now("abort_uploads_after"),
+    now("enabled"),
 ];
 
 pub(crate) const KEY: &[Key] = &[now("id"), secret("secret"), now("create_buckets"), now("grants")];
@@ -173,6 +186,7 @@ pub(crate) const TABLES: &[(&str, &[Key])] = &[
     ("[profile.NAME]", PROFILE),
     ("[profile.NAME] prices", PRICES),
     ("[[bucket]]", BUCKET),
+    ("[[bucket]] lifecycle", RULE),
     ("[[key]]", KEY),
     ("[[key]] grants", GRANT),
     ("[worker]", WORKERS),

@@ -7,6 +7,7 @@ use toml::Value;
 
 use super::Config;
 use super::check::NAMES;
+use super::lifecycle;
 use super::limits::ALL;
 use super::placement::ROUTINGS;
 use crate::backend::BackendSettings;
@@ -14,6 +15,7 @@ use crate::backend::BreakerSettings;
 use crate::backend::Hours;
 use crate::backend::Profile;
 use crate::backend::service;
+use crate::base::ByteSize;
 use crate::engine::AdmissionSettings;
 use crate::model::AccessKey;
 use crate::model::Action;
@@ -292,6 +294,7 @@ fn bucket(bucket: &DeclaredBucket) -> Table {
     placement(&mut table, &bucket.placement);
     table.insert("max_uploads".into(), Value::Integer(bucket.max_uploads.into()));
     text(&mut table, "quota", bucket.quota.map(size).unwrap_or_default());
+    table.insert("lifecycle".into(), lifecycle::show(&bucket.lifecycle));
     table
 }
 
@@ -338,22 +341,8 @@ fn insert_list(table: &mut Table, key: &str, items: impl Iterator<Item = Table>)
     table.insert(key.to_owned(), Value::Array(items.map(Value::Table).collect()));
 }
 
-/// In the largest unit of which it is a whole number, so that it reads back as the same size.
 fn size(bytes: u64) -> String {
-    let units = [
-        ("TiB", 1 << 40),
-        ("TB", 1_000_000_000_000),
-        ("GiB", 1 << 30),
-        ("GB", 1_000_000_000),
-        ("MiB", 1 << 20),
-        ("MB", 1_000_000),
-        ("KiB", 1 << 10),
-        ("kB", 1_000),
-    ];
-    match units.into_iter().find(|(_, factor)| bytes != 0 && bytes.is_multiple_of(*factor)) {
-        Some((unit, factor)) => format!("{} {unit}", bytes / factor),
-        None => format!("{bytes} B"),
-    }
+    ByteSize(bytes).exact()
 }
 
 fn span(duration: Duration) -> String {
@@ -369,17 +358,10 @@ fn span(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ByteSize;
     use crate::base::size::parse_duration;
 
     #[test]
-    fn sizes_and_durations_read_back_as_they_were() {
-        for bytes in [0, 1, 1024, 1501, 3 << 30, (3 << 30) + 1] {
-            assert_eq!(size(bytes).parse::<ByteSize>(), Ok(ByteSize(bytes)));
-        }
-        for text in ["10 GB", "500 GiB", "1501 B", "5 TB", "1 kB", "0 B"] {
-            assert_eq!(size(text.parse::<ByteSize>().unwrap().0), text, "as its owner wrote it");
-        }
+    fn durations_read_back_as_they_were() {
         for micros in [0, 1, 1_500, 1_000_000, 90_000_000, 7_200_000_000] {
             let duration = Duration::from_micros(micros);
             assert_eq!(parse_duration(&span(duration)), Ok(duration));

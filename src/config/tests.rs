@@ -1,5 +1,6 @@
 //! The whole way from text to settings, and the example held against the types.
 
+mod lifecycle;
 mod protection;
 mod workers;
 
@@ -585,6 +586,11 @@ fn the_example_has_every_key_that_is_known() {
     // A grant has either; the example shows the other in a comment.
     assert!(EXAMPLE.contains("# allow = ["));
     written.push("key.grants.allow".to_owned());
+    // Rules delete: the example shows them in a comment only.
+    for key in schema::RULE {
+        assert!(EXAMPLE.contains(&format!(" {} = ", key.name)), "{} is not shown", key.name);
+        written.push(format!("bucket.lifecycle.{}", key.name));
+    }
     for name in names_in_force() {
         let as_file = format!("{name}_file");
         assert!(

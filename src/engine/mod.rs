@@ -28,6 +28,7 @@ mod get_object;
 mod hash;
 mod keys;
 mod move_replica;
+mod lifecycle;
 mod multipart;
 mod objects;
 mod parked;
@@ -38,6 +39,7 @@ mod rebalance;
 mod refusals;
 mod replicate;
 mod request;
+mod rules;
 mod settling;
 mod step;
 mod surplus;
@@ -60,9 +62,9 @@ use crate::store::UsageSource;
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::plan::rebalance::Skipped;
 pub use crate::store::{
-    BackendRow, BlobPlace, BlobState, BucketUsage, BucketWishes, CompletedUpload, Condition, Head,
-    Holdings, Leave, Leftover, ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta,
-    PartInfo, Upload, UploadPage, UploadQuery,
+    BackendRow, BlobPlace, BlobState, BucketLifecycle, BucketUsage, BucketWishes, CompletedUpload,
+    Condition, Head, Holdings, Leave, Leftover, ListAfter, ListItem, ListPage, ListQuery,
+    ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
@@ -71,6 +73,7 @@ pub use cleanup::{CleanupLimits, CleanupOutcome};
 pub use drain::{DrainCursor, DrainProgress};
 pub use error::{BodyError, EngineError};
 pub use keys::{KeyChange, new_credentials};
+pub use lifecycle::{LifecycleCursor, LifecycleStep};
 pub use reap::ReapCursor;
 pub use rebalance::{PlannedMove, RebalanceRules, Strategy};
 pub use refusals::{Cause, Refusals};

@@ -19,6 +19,7 @@ use crate::model::BackendId;
 use crate::model::BucketName;
 use crate::model::Etag;
 use crate::model::EtagMatch;
+use crate::model::Lifecycle;
 use crate::model::ObjectKey;
 use crate::model::Placement;
 use crate::model::ReadConditions;
@@ -31,6 +32,7 @@ use crate::store::DeclaredBucket;
 use crate::store::Durability;
 use crate::store::StoreSettings;
 
+mod lifecycle;
 mod protection;
 mod work;
 
@@ -62,8 +64,17 @@ impl World {
         min_replicas: u32,
         change: impl Fn(&mut BackendSettings),
     ) -> World {
+        World::with_clock(Clock::system(), blob_max, replicas, min_replicas, change).await
+    }
+
+    async fn with_clock(
+        clock: Clock,
+        blob_max: usize,
+        replicas: u32,
+        min_replicas: u32,
+        change: impl Fn(&mut BackendSettings),
+    ) -> World {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Clock::system();
         let ids = Arc::new(Ids::new(clock.clone()));
         let settings = StoreSettings {
             data_dir: dir.path().join("data"),
@@ -632,6 +643,7 @@ impl World {
                 placement: placement.clone(),
                 max_uploads: 0,
                 quota: None,
+                lifecycle: Lifecycle::default(),
             }],
             keys: Vec::new(),
             default_placement: placement,

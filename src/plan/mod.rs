@@ -1,6 +1,7 @@
 //! Pure decisions: from facts to what shall be done, without reading or doing anything.
 
 pub mod absence;
+pub mod expiry;
 pub mod forecast;
 pub mod placement;
 pub mod reap;

@@ -153,7 +153,7 @@ const TABLE: [(&str, Need); 99] = [
     ("PutBucketEncryption", Need::Setting),
     ("PutBucketIntelligentTieringConfiguration", Need::Setting),
     ("PutBucketInventoryConfiguration", Need::Setting),
-    ("PutBucketLifecycleConfiguration", Need::Setting),
+    ("PutBucketLifecycleConfiguration", CHANGE),
     ("PutBucketLogging", Need::Setting),
     ("PutBucketMetricsConfiguration", Need::Setting),
     ("PutBucketNotificationConfiguration", Need::Setting),
@@ -509,11 +509,15 @@ mod tests {
 
     #[test]
     fn a_bucket_is_changed_only_with_a_grant_on_all_of_it() {
-        let may = |prefix| {
-            allow(&signer(&[Action::Admin], prefix), need("DeleteBucket"), &target("photos", None))
+        let may = |name, prefix| {
+            allow(&signer(&[Action::Admin], prefix), need(name), &target("photos", None)).is_ok()
         };
-        assert!(may("").is_ok());
-        assert!(may("in/").is_err());
+        for name in ["DeleteBucket", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"] {
+            assert!(may(name, "") && !may(name, "in/"), "{name}");
+            let all_else = [Action::Read, Action::List, Action::Create, Action::Write];
+            let refused = allow(&signer(&all_else, ""), need(name), &target("photos", None));
+            assert!(refused.is_err(), "{name}");
+        }
         let create =
             allow(&signer(&Action::ALL, ""), need("CreateBucket"), &target("photos", None));
         assert!(create.is_err());

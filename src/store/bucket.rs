@@ -20,6 +20,7 @@ use crate::base::Timestamp;
 use crate::model::Bucket;
 use crate::model::BucketId;
 use crate::model::BucketName;
+use crate::model::Lifecycle;
 use crate::model::ObjectKey;
 use crate::model::Placement;
 use crate::model::PlacementId;
@@ -31,6 +32,8 @@ pub struct DeclaredBucket {
     pub placement: Placement,
     pub max_uploads: u32,
     pub quota: Option<u64>,
+    /// Empty: the file says nothing of rules, and others may.
+    pub lifecycle: Lifecycle,
 }
 
 /// What a bucket holds now.

@@ -12,7 +12,11 @@ use crate::model::Checksum;
 use crate::model::ChecksumAlgorithm;
 use crate::model::ChecksumType;
 use crate::model::Etag;
+use crate::model::Expire;
 use crate::model::Headers;
+use crate::model::Lifecycle;
+use crate::model::Rule;
+use crate::model::RuleWish;
 use crate::model::Tags;
 use crate::model::UserMetadata;
 use crate::model::VersionSeq;
@@ -194,6 +198,60 @@ pub(super) fn result_read(bytes: &[u8]) -> Read<CompletedUpload> {
     Ok(CompletedUpload { etag: Etag { md5, parts }, size, checksums, checksum_type, committed })
 }
 
+/// All rules of one bucket.
+pub(super) fn lifecycle(lifecycle: &Lifecycle) -> Vec<u8> {
+    let mut out = Out(vec![VERSION]);
+    for rule in lifecycle.rules() {
+        let rule = rule.says();
+        out.text(&rule.id);
+        out.0.push(u8::from(rule.is_enabled));
+        out.text(&rule.prefix);
+        out.pairs(rule.tags.pairs());
+        out.perhaps(rule.larger_than);
+        out.perhaps(rule.smaller_than);
+        match rule.expire {
+            None => out.0.push(0),
+            Some(Expire::After(days)) => {
+                out.0.push(1);
+                out.number(days.into());
+            }
+            Some(Expire::On(date)) => {
+                out.0.push(2);
+                out.0.extend_from_slice(&date.0.to_le_bytes());
+            }
+        }
+        out.perhaps(rule.abort_after.map(u64::from));
+    }
+    out.0
+}
+
+pub(super) fn lifecycle_read(bytes: &[u8]) -> Read<Lifecycle> {
+    let mut input = In::new(bytes)?;
+    let mut rules = Vec::new();
+    while !input.0.is_empty() {
+        let wish = RuleWish {
+            id: input.text()?,
+            is_enabled: input.byte()? != 0,
+            prefix: input.text()?,
+            tags: Tags::new(input.pairs()?).map_err(|_| broken())?,
+            larger_than: input.perhaps()?,
+            smaller_than: input.perhaps()?,
+            expire: match input.byte()? {
+                0 => None,
+                1 => Some(Expire::After(input.small()?)),
+                2 => Some(Expire::On(Timestamp(i64::from_le_bytes(input.array()?)))),
+                _ => return Err(broken()),
+            },
+            abort_after: match input.perhaps()? {
+                None => None,
+                Some(days) => Some(u32::try_from(days).map_err(|_| broken())?),
+            },
+        };
+        rules.push(Rule::new(wish).map_err(|_| broken())?);
+    }
+    Lifecycle::new(rules).map_err(|_| broken())
+}
+
 /// Sorted label names of a placement.
 pub(super) fn labels(labels: &[String]) -> Vec<u8> {
     let mut out = Out(vec![VERSION]);
@@ -269,6 +327,14 @@ impl Out {
             number >>= 7;
         }
         self.0.push(number as u8);
+    }
+
+    /// A byte says whether there is one.
+    fn perhaps(&mut self, number: Option<u64>) {
+        self.0.push(u8::from(number.is_some()));
+        if let Some(number) = number {
+            self.number(number);
+        }
     }
 
     fn text(&mut self, text: &str) {
@@ -368,6 +434,10 @@ impl<'a> In<'a> {
         Err(broken())
     }
 
+    fn perhaps(&mut self) -> Read<Option<u64>> {
+        if self.byte()? == 0 { Ok(None) } else { self.number().map(Some) }
+    }
+
     fn small(&mut self) -> Read<u32> {
         u32::try_from(self.number()?).map_err(|_| broken())
     }
@@ -437,6 +507,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::limits::RULE_DAYS_MAX;
+    use crate::model::lifecycle::DAY;
 
     fn text() -> impl Strategy<Value = Option<String>> {
         prop_oneof![
@@ -470,7 +542,46 @@ mod tests {
             .prop_map(|map| map.into_iter().collect())
     }
 
+    fn rule() -> impl Strategy<Value = Rule> {
+        let days = || 1..=RULE_DAYS_MAX;
+        let expire = prop_oneof![
+            days().prop_map(Expire::After),
+            (-99_999..999_999_i64).prop_map(|day| Expire::On(Timestamp(day * DAY))),
+        ];
+        let size = prop::option::of(any::<u64>());
+        (any::<bool>(), "[a-zé%]{0,9}", pairs(), size, prop::option::of(expire), days()).prop_map(
+            |(is_enabled, prefix, pairs, larger_than, expire, days)| {
+                let has_filter = larger_than.is_some() || !pairs.is_empty();
+                let expire = expire.or(has_filter.then_some(Expire::After(days)));
+                let abort_after = (!has_filter).then_some(days);
+                let tags = Tags::new(pairs).unwrap();
+                let smaller_than = larger_than.and_then(|least| least.checked_add(days.into()));
+                let wish = RuleWish {
+                    id: String::new(),
+                    is_enabled,
+                    prefix,
+                    tags,
+                    larger_than,
+                    smaller_than,
+                    expire,
+                    abort_after,
+                };
+                Rule::new(wish).unwrap()
+            },
+        )
+    }
+
     proptest! {
+        #[test]
+        fn rules_that_are_written_are_read_back(rules in prop::collection::vec(rule(), 0..4)) {
+            let rules = Lifecycle::new(rules).unwrap();
+            let bytes = lifecycle(&rules);
+            prop_assert_eq!(lifecycle_read(&bytes)?, rules);
+            for cut in 0..bytes.len() {
+                let _ = lifecycle_read(&bytes[..cut]);
+            }
+        }
+
         #[test]
         fn what_is_written_is_read_back(
             headers in headers(), sums in sums(), pairs in pairs(), composite: bool, number: u32,

@@ -9,6 +9,7 @@ use super::bucket::bucket_wishes_in_tx;
 use super::error::StoreError;
 use super::key::key_put_in_tx;
 use super::key::seal;
+use super::lifecycle::lifecycles_declare_in_tx;
 use super::placement::default_in_tx;
 use super::placement::placement_in_tx;
 use super::queue::Lane;
@@ -39,7 +40,8 @@ pub struct DeclaredBackend {
 pub struct Declaration {
     /// The whole fleet. A backend with rows that is not named here refuses the declaration.
     pub backends: Vec<DeclaredBackend>,
-    /// A bucket that is no longer declared stays, with its last wishes, undeclared.
+    /// A bucket that is no longer declared stays, with its last wishes but for its lifecycle
+    /// rules, undeclared.
     pub buckets: Vec<DeclaredBucket>,
     /// A declared key that is no longer declared goes.
     pub keys: Vec<AccessKey>,
@@ -122,6 +124,7 @@ fn buckets_declare_in_tx(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     tx.run("UPDATE buckets SET declared = 0 WHERE declared = 1", [])?;
+    let mut rules = Vec::new();
     for bucket in declared {
         let id = match bucket_id_in_tx(**tx, &bucket.name)? {
             Some((id, _)) => id,
@@ -138,8 +141,9 @@ fn buckets_declare_in_tx(
             }
         };
         bucket_wishes_in_tx(**tx, id, bucket, true)?;
+        rules.push((id, &bucket.lifecycle));
     }
-    Ok(())
+    lifecycles_declare_in_tx(tx, &rules)
 }
 
 fn keys_declare_in_tx(

@@ -34,6 +34,7 @@ use crate::model::BlobId;
 use crate::model::Bucket;
 use crate::model::BucketName;
 use crate::model::Grant;
+use crate::model::Lifecycle;
 use crate::model::Placement;
 use crate::model::PlacementId;
 use crate::model::ReplicaState;
@@ -139,6 +140,7 @@ impl Store {
                     placement,
                     max_uploads: wishes.max_uploads.unwrap_or(0),
                     quota: wishes.quota.filter(|&quota| quota > 0),
+                    lifecycle: Lifecycle::default(),
                 };
                 bucket_wishes_in_tx(**tx, crate::model::BucketId(id), &own, false)?;
             }
@@ -180,7 +182,8 @@ impl Store {
             let max_uploads = wishes.max_uploads.unwrap_or(max_uploads);
             let quota = wishes.quota.or(quota).filter(|&quota| quota > 0);
             if wishes.has_placement() {
-                let own = DeclaredBucket { name, placement, max_uploads, quota };
+                let lifecycle = Lifecycle::default();
+                let own = DeclaredBucket { name, placement, max_uploads, quota, lifecycle };
                 bucket_wishes_in_tx(**tx, id, &own, false)?;
             } else {
                 tx.run(

@@ -162,16 +162,7 @@ impl Store {
         let now = self.shared().clock.now();
         self.free(Lane::Request, Need::Durable, move |tx| {
             active_in_tx(**tx, upload, bucket, &key)?;
-            let mut turn = Turn::begin(tx, now);
-            let mut freed = 0;
-            for part in parts_in_tx(**tx, upload, 0, PART_NUMBER_MAX as usize)? {
-                slices_release_in_tx(tx, &mut turn, part.seq, CondemnReason::Aborted)?;
-                freed += part.size;
-            }
-            tx.run("DELETE FROM parts WHERE upload = ?1", [upload.0])?;
-            tx.run("DELETE FROM uploads WHERE id = ?1", [upload.0])?;
-            bucket_count_in_tx(**tx, bucket, 0, -(freed as i64), -1)?;
-            turn.end(tx)
+            abort_in_tx(tx, upload, bucket, now)
         })
         .await
     }
@@ -254,6 +245,25 @@ pub(super) fn active_in_tx(
 ) -> Result<Upload, StoreError> {
     let upload = upload_in_tx(sql, upload, bucket, key)?;
     if upload.completed.is_some() { Err(StoreError::NoSuchUpload) } else { Ok(upload) }
+}
+
+/// Takes an active upload away.
+pub(super) fn abort_in_tx(
+    tx: &mut Tx<'_>,
+    upload: UploadId,
+    bucket: BucketId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut turn = Turn::begin(tx, now);
+    let mut freed = 0;
+    for part in parts_in_tx(**tx, upload, 0, PART_NUMBER_MAX as usize)? {
+        slices_release_in_tx(tx, &mut turn, part.seq, CondemnReason::Aborted)?;
+        freed += part.size;
+    }
+    tx.run("DELETE FROM parts WHERE upload = ?1", [upload.0])?;
+    tx.run("DELETE FROM uploads WHERE id = ?1", [upload.0])?;
+    bucket_count_in_tx(**tx, bucket, 0, -(freed as i64), -1)?;
+    turn.end(tx)
 }
 
 fn complete_in_tx(

@@ -203,7 +203,8 @@ const CHECKS: &[(&str, &str)] = &[
     (
         "the sequence is behind a number in use",
         "SELECT max(seq) || '' FROM (SELECT seq FROM versions UNION ALL SELECT seq FROM parts
-             UNION ALL SELECT seq FROM condemned UNION ALL SELECT id FROM buckets)
+             UNION ALL SELECT seq FROM condemned UNION ALL SELECT id FROM buckets
+             UNION ALL SELECT seq FROM lifecycles)
          HAVING max(seq) > (SELECT coalesce(max(value), 0) FROM meta WHERE name = 'sequence')",
     ),
     (
@@ -278,6 +279,15 @@ fn forms(sql: Sql<'_>, wrong: &mut Vec<String>) -> Result<(), StoreError> {
             bad.push(id.to_string());
         }
     }
-    tell(wrong, "an upload is malformed", bad);
+    tell(wrong, "an upload is malformed", std::mem::take(&mut bad));
+    let all: Vec<(u64, Vec<u8>)> =
+        sql.all("SELECT bucket, rules FROM lifecycles", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    for (bucket, rules) in all {
+        if codec::lifecycle_read(&rules).is_ok_and(|rules| !rules.is_empty()) {
+            continue;
+        }
+        bad.push(bucket.to_string());
+    }
+    tell(wrong, "the lifecycle rules of a bucket are malformed", bad);
     Ok(())
 }

@@ -301,7 +301,17 @@ fn delete_in_tx(
     let current = current_in_tx(**tx, bucket, key)?;
     writable(conditions, false, current.as_ref())?;
     let Some(current) = current else { return Ok(false) };
-    version_release_in_tx(tx, turn, &current, CondemnReason::Deleted)?;
-    bucket_count_in_tx(**tx, bucket, -1, -(current.size as i64), 0)?;
+    current_delete_in_tx(tx, turn, bucket, &current)?;
     Ok(true)
+}
+
+/// Takes the current version of a key away.
+pub(super) fn current_delete_in_tx(
+    tx: &mut Tx<'_>,
+    turn: &mut Turn,
+    bucket: BucketId,
+    current: &Current,
+) -> Result<(), StoreError> {
+    version_release_in_tx(tx, turn, current, CondemnReason::Deleted)?;
+    bucket_count_in_tx(**tx, bucket, -1, -(current.size as i64), 0)
 }

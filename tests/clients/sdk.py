@@ -64,6 +64,7 @@ class Boto3:
             ("paginators and delete_objects", self.pages),
             ("presigned URLs", self.presigned),
             ("POST form", self.post_form),
+            ("lifecycle rules come back as they were put", self.lifecycle),
             ("errors have S3's codes", self.errors),
         ]:
             yield name, step
@@ -327,6 +328,23 @@ class Boto3:
         check(post(form, b"x" * 2000, "long.txt") == 400, "a file above the policy's length is accepted")
         form["fields"]["x-amz-meta-by"] = "somebody"
         check(post(form, b"again", "other.txt") == 403, "a field against the policy is accepted")
+
+    def lifecycle(self):
+        bucket = {"Bucket": self.bucket}
+        rules = [
+            {"ID": "logs", "Status": "Enabled", "Expiration": {"Days": 30}, "Filter": {"And": {
+                "Prefix": "none-of-ours/", "Tags": [{"Key": "k", "Value": "v"}], "ObjectSizeGreaterThan": 5}}},
+            {"ID": "uploads", "Status": "Disabled", "Filter": {"Prefix": ""},
+             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}},
+        ]
+        self.s3.put_bucket_lifecycle_configuration(**bucket, LifecycleConfiguration={"Rules": rules})
+        found = self.s3.get_bucket_lifecycle_configuration(**bucket)["Rules"]
+        check(found == rules, f"other rules came back: {found}")
+        moves = {"Status": "Enabled", "Filter": {"Prefix": ""},
+                 "Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]}
+        self.refused("NotImplemented", self.s3.put_bucket_lifecycle_configuration, **bucket,
+                     LifecycleConfiguration={"Rules": [moves]})
+        self.s3.delete_bucket_lifecycle(**bucket)
 
     def errors(self):
         bucket = {"Bucket": self.bucket}

@@ -16,6 +16,7 @@ mod crash;
 mod flood;
 mod form;
 mod keys;
+mod lifecycle;
 mod listing;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod mounts;

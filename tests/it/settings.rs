@@ -7,7 +7,7 @@ use crate::wire::fields;
 use crate::world::{Key, World};
 
 /// Sub-resources of a bucket.
-const OF_BUCKET: [&str; 22] = [
+const OF_BUCKET: [&str; 21] = [
     "accelerate",
     "acl",
     "analytics&id=x",
@@ -15,7 +15,6 @@ const OF_BUCKET: [&str; 22] = [
     "encryption",
     "intelligent-tiering&id=x",
     "inventory&id=x",
-    "lifecycle",
     "logging",
     "metrics&id=x",
     "notification",
@@ -83,10 +82,6 @@ fn well_formed_settings_are_not_implemented() {
         (
             "cors",
             "<CORSConfiguration><CORSRule><AllowedMethod>GET</AllowedMethod><AllowedOrigin>*</AllowedOrigin></CORSRule></CORSConfiguration>",
-        ),
-        (
-            "lifecycle",
-            "<LifecycleConfiguration><Rule><ID>x</ID><Status>Enabled</Status><Filter><Prefix>k</Prefix></Filter><Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>",
         ),
         ("policy", "{\"Version\":\"2012-10-17\",\"Statement\":[]}"),
         ("tagging", "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"),

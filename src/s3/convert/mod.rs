@@ -6,6 +6,7 @@
 pub(crate) mod checksums;
 pub(crate) mod conditions;
 pub(crate) mod dates;
+pub(crate) mod lifecycle;
 pub(crate) mod meta;
 pub(crate) mod paging;
 pub(crate) mod ranges;

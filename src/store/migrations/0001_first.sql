@@ -33,6 +33,14 @@ CREATE TABLE buckets (
     uploads INTEGER NOT NULL DEFAULT 0 CHECK (uploads >= 0)
 ) STRICT;
 
+-- The lifecycle rules of a bucket that has any. `seq` is another after every change of them.
+CREATE TABLE lifecycles (
+    bucket INTEGER PRIMARY KEY REFERENCES buckets (id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    declared INTEGER NOT NULL CHECK (declared IN (0, 1)),
+    rules BLOB NOT NULL
+) STRICT;
+
 -- No foreign key to `buckets`: it would want an index over all versions for nothing else.
 CREATE TABLE versions (
     seq INTEGER PRIMARY KEY,

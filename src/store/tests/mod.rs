@@ -3,6 +3,7 @@
 mod cleanup;
 mod commits;
 mod faults;
+mod lifecycle;
 mod listings;
 mod model;
 mod plans;
@@ -145,7 +146,7 @@ impl Store {
     }
 
     async fn bucket_set(&self, wishes: DeclaredBucket) -> Result<Arc<Bucket>, StoreError> {
-        let DeclaredBucket { name, placement, max_uploads, quota } = wishes;
+        let DeclaredBucket { name, placement, max_uploads, quota, .. } = wishes;
         let wishes = BucketWishes {
             replicas: Some(placement.replicas),
             min_replicas: Some(placement.min_replicas),

@@ -28,6 +28,8 @@ async fn no_query_scans_or_sorts() {
         crate::store::repair::LEAVING,
         blob::DROPPED_BETWEEN,
         upload::PRUNABLE,
+        crate::store::lifecycle::OBJECTS_AGING,
+        crate::store::lifecycle::UPLOADS_AGING,
         crate::store::usage::USAGE,
     ];
     for query in queries {
