@@ -24,7 +24,7 @@ use super::error::{Failure, Fault};
 use super::faulty::Call;
 use crate::model::Operation;
 
-/// What is done with the files of one deletion, each of which has its own answer.
+/// One for each path, in their order.
 type Answers = Vec<Result<(), BackendError>>;
 
 impl Backend {
