@@ -27,6 +27,7 @@ use futures_util::stream::BoxStream;
 use opendal::Buffer;
 use opendal::EntryMode;
 use opendal::HttpTransporter;
+use opendal::Metadata;
 use opendal::OperationContext;
 use opendal::Operator;
 use opendal::OperatorRegistry;
@@ -38,6 +39,7 @@ use opendal::layers::TimeoutLayer;
 use super::BackendSettings;
 use super::Listed;
 use super::Meter;
+use super::Stat;
 use super::Timeouts;
 use super::error::{Aim, Failure, Fault};
 use super::marker::MARKER_DIR;
@@ -47,6 +49,7 @@ use super::quirks::Quirks;
 use super::throttle::Direction;
 use super::throttle::Throttle;
 use super::transport::Transport;
+use crate::base::Timestamp;
 
 /// Bytes of one part of a multi-part upload, which is kept until it is sent. S3 wants 5 MiB.
 pub(super) const PART: usize = 8 << 20;
@@ -216,7 +219,7 @@ impl Adapter {
             return Err(failure);
         }
         match self.stat(path).await {
-            Ok(length) if length == size => Ok(()),
+            Ok(stat) if stat.size == size => Ok(()),
             // It may still arrive.
             _ => Err(failure.unknown()),
         }
@@ -257,22 +260,22 @@ impl Adapter {
             return failure;
         }
         match self.stat(path).await {
-            Ok(length) if length < end => {
-                let why = format!("it has {length} bytes and should have at least {end}");
+            Ok(Stat { size, .. }) if size < end => {
+                let why = format!("it has {size} bytes and should have at least {end}");
                 Failure::because(Fault::Damaged, why)
             }
             _ => failure,
         }
     }
 
-    pub(crate) async fn stat(&self, path: &str) -> Result<u64, Failure> {
+    pub(crate) async fn stat(&self, path: &str) -> Result<Stat, Failure> {
         let looked = match self.quirks.stats_by_prefix {
             true => quirks::stat_exactly(&self.op, path).await,
             false => self.op.stat(path).await,
         };
         match looked {
             Ok(metadata) if metadata.is_dir() => Err(Failure::new(Fault::Missing)),
-            Ok(metadata) => Ok(metadata.content_length()),
+            Ok(metadata) => Ok(described(&metadata)),
             Err(err) => Err(Failure::opendal(err, Aim::Look)),
         }
     }
@@ -320,16 +323,16 @@ impl Adapter {
                 if skipped {
                     return Ok(None);
                 }
-                let size = match entry.metadata().mode() {
+                let Stat { size, modified } = match entry.metadata().mode() {
                     // Some services list names only.
                     EntryMode::Unknown => match op.stat(&path).await {
-                        Ok(metadata) => metadata.content_length(),
+                        Ok(metadata) => described(&metadata),
                         Err(err) if err.kind() == opendal::ErrorKind::NotFound => return Ok(None),
                         Err(err) => return Err(Failure::opendal(err, Aim::Look)),
                     },
-                    _ => entry.metadata().content_length(),
+                    _ => described(entry.metadata()),
                 };
-                Ok(Some(Listed { path, size }))
+                Ok(Some(Listed { path, size, modified }))
             }
         });
         let missing = |failure: &Failure| failure.fault == Fault::Missing;
@@ -379,6 +382,11 @@ impl Stream {
             }
         }
     }
+}
+
+pub(super) fn described(metadata: &Metadata) -> Stat {
+    let modified = metadata.last_modified().map(|at| Timestamp(at.into_inner().as_microsecond()));
+    Stat { size: metadata.content_length(), modified }
 }
 
 /// The pieces of `stream`, none too large; an error when they are more or fewer than `wanted`.

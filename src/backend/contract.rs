@@ -28,6 +28,7 @@ use super::BackendSettings;
 use super::Bandwidth;
 use super::BreakerSettings;
 use super::Fault;
+use super::Listed;
 use super::Marker;
 use super::Meter;
 use super::Profile;
@@ -42,6 +43,7 @@ use super::place::Place;
 use super::services::service;
 use super::throttle::Throttle;
 use crate::base::Clock;
+use crate::base::Timestamp;
 use crate::model::BackendId;
 use crate::model::BucketName;
 use crate::model::DayBegins;
@@ -128,8 +130,8 @@ async fn small_objects(backend: &Backend) {
     let bytes = pattern(3000);
     backend.write_whole("a/small", bytes.clone()).await.unwrap();
     backend.write_whole("a/empty", Bytes::new()).await.unwrap();
-    assert_eq!(backend.stat("a/small").await.unwrap(), 3000);
-    assert_eq!(backend.stat("a/empty").await.unwrap(), 0);
+    assert_eq!(backend.stat("a/small").await.unwrap().size, 3000);
+    assert_eq!(backend.stat("a/empty").await.unwrap().size, 0);
     assert_eq!(read(backend, "a/small", 0..3000).await.unwrap(), bytes);
     assert_eq!(read(backend, "a/small", 17..18).await.unwrap(), bytes[17..18]);
     assert_eq!(read(backend, "a/small", 2999..3000).await.unwrap(), bytes[2999..]);
@@ -139,11 +141,24 @@ async fn small_objects(backend: &Backend) {
     assert_eq!(listed(backend, "a").await, both);
     assert_eq!(listed(backend, "a/").await, both);
     assert_eq!(listed(backend, "b").await, []);
+    times(backend, "a/small").await;
     for path in ["a/small", "a/empty", "a/small", "never/there"] {
         backend.delete(path).await.unwrap();
     }
     assert_eq!(backend.stat("a/small").await.unwrap_err().fault, Fault::Missing);
     assert_eq!(read(backend, "a/small", 0..10).await, Err(Fault::Missing));
+}
+
+/// A listing and a stat tell the same time, as far as they tell one.
+async fn times(backend: &Backend, path: &str) {
+    let told = backend.stat(path).await.unwrap().modified;
+    let entries = backend.list("").await.unwrap();
+    let entries: Vec<Listed> = entries.try_collect().await.unwrap();
+    let listed = entries.into_iter().find(|entry| entry.path == path).unwrap().modified;
+    if let (Some(told), Some(listed)) = (told, listed) {
+        let apart = told.since(listed).max(listed.since(told));
+        assert!(apart < Duration::from_secs(1), "{told:?} {listed:?}");
+    }
 }
 
 async fn wrong_reads(backend: &Backend) {
@@ -170,7 +185,7 @@ async fn streams(backend: &Backend) {
     }
     assert_eq!(listed(backend, "").await, [], "nothing is seen before its end");
     writer.finish().await.unwrap();
-    assert_eq!(backend.stat("big/stream").await.unwrap(), size as u64);
+    assert_eq!(backend.stat("big/stream").await.unwrap().size, size as u64);
     assert!(read(backend, "big/stream", 0..size as u64).await.unwrap() == bytes);
     let part = 7 * MIB + 3..11 * MIB + 9;
     let got = read(backend, "big/stream", part.start as u64..part.end as u64).await.unwrap();
@@ -178,7 +193,7 @@ async fn streams(backend: &Backend) {
     backend.delete("big/stream").await.unwrap();
     let empty = backend.write("big/empty", 0).await.unwrap();
     empty.finish().await.unwrap();
-    assert_eq!(backend.stat("big/empty").await.unwrap(), 0);
+    assert_eq!(backend.stat("big/empty").await.unwrap().size, 0);
     backend.delete("big/empty").await.unwrap();
 }
 
@@ -296,7 +311,7 @@ async fn memory_keeps_the_contract() {
     assert_eq!((backend.device(), backend.room()), (None, None));
     backend.write_whole("kept", Bytes::from_static(b"x")).await.unwrap();
     let again = Backend::open(settings, 7, BackendId(9), meter()).await.unwrap();
-    assert_eq!(again.stat("kept").await.unwrap(), 1, "a reload keeps the bytes");
+    assert_eq!(again.stat("kept").await.unwrap().size, 1, "a reload keeps the bytes");
 }
 
 /// A backend over any place, marked.
@@ -320,6 +335,25 @@ async fn opendals_own_fs_keeps_the_contract() {
     let timeouts = Timeouts { connect: LONG, first_byte: LONG, stall: LONG };
     let backend = over(Place::of_adapter(Adapter::layered(op, &timeouts, false)), "fs").await;
     check(&backend).await;
+}
+
+#[tokio::test]
+async fn a_disk_tells_to_the_microsecond_when_a_file_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Backend::for_tests("t", BackendId(3), Some(dir.path()), Faults::default()).await;
+    backend.write_whole("a/b", pattern(10)).await.unwrap();
+    let file = std::fs::File::options().write(true).open(dir.path().join("a/b")).unwrap();
+    let epoch = std::time::UNIX_EPOCH;
+    let late = epoch + Duration::new(1_709_240_400, 123_456_789);
+    let early = epoch - Duration::new(5, 1_500);
+    let table = [(late, 1_709_240_400_123_456), (epoch, 0), (early, -5_000_002)];
+    for (time, micros) in table {
+        file.set_modified(time).unwrap();
+        let told = backend.stat("a/b").await.unwrap();
+        assert_eq!((told.size, told.modified), (10, Some(Timestamp(micros))));
+        let listed: Vec<Listed> = backend.list("").await.unwrap().try_collect().await.unwrap();
+        assert_eq!((listed.len(), listed[0].modified), (1, told.modified));
+    }
 }
 
 /// Our service with all its calls through OpenDAL, without the direct path.
@@ -511,7 +545,7 @@ async fn an_unmounted_disk_is_absent_and_comes_back() {
     assert_eq!(backend.look().await.unwrap_err().fault, Fault::Absent);
     std::fs::rename(&away, &root).unwrap();
     backend.look().await.unwrap();
-    assert_eq!(backend.stat("a/b").await.unwrap(), 10);
+    assert_eq!(backend.stat("a/b").await.unwrap().size, 10);
     let here = backend.read_here("a/b", 3..7).unwrap();
     assert_eq!(here.unwrap(), pattern(10).slice(3..7));
     assert_eq!(backend.read_here("a/c", 0..1).unwrap().unwrap_err().fault, Fault::Missing);
@@ -542,7 +576,7 @@ async fn paths_are_written_once() {
     let mut writer = backend.write("a", 3).await.unwrap();
     writer.write(pattern(3)).await.unwrap();
     assert!(writer.finish().await.is_err());
-    assert_eq!(backend.stat("a").await.unwrap(), 10);
+    assert_eq!(backend.stat("a").await.unwrap().size, 10);
     let kept = PathLimits { component_max: 255, total_max: 3000 };
     assert_eq!(backend.path_limits(), kept, "the marker says what fits");
 }
@@ -562,7 +596,7 @@ async fn faults_are_met_where_they_were_put() {
         faults.on(Call::Write, 1, Effect::FailAfter(Fault::Passing));
         let lost = backend.write_whole("b", pattern(5)).await.unwrap_err();
         assert!(lost.unknown);
-        assert_eq!(backend.stat("b").await.unwrap(), 5);
+        assert_eq!(backend.stat("b").await.unwrap().size, 5);
         faults.on(Call::Finish, 1, Effect::Fail(Fault::Full));
         let mut writer = backend.write("c", 5).await.unwrap();
         writer.write(pattern(5)).await.unwrap();
@@ -573,7 +607,7 @@ async fn faults_are_met_where_they_were_put() {
         assert_eq!(backend.delete("a").await.unwrap_err().fault, Fault::Absent);
         faults.clear();
         backend.look().await.unwrap();
-        assert_eq!(backend.stat("a").await.unwrap(), 100);
+        assert_eq!(backend.stat("a").await.unwrap().size, 100);
     }
 }
 

@@ -19,6 +19,7 @@ use super::Listed;
 use super::Marker;
 use super::Meter;
 use super::ServiceTraits;
+use super::Stat;
 use super::Writer;
 use super::breaker::Breaker;
 use super::error::{Failure, Fault};
@@ -296,18 +297,18 @@ impl Backend {
         }
     }
 
-    /// Length in bytes.
-    pub async fn stat(&self, path: &str) -> Result<u64, BackendError> {
+    /// Length, and when it was last changed.
+    pub async fn stat(&self, path: &str) -> Result<Stat, BackendError> {
         let (inner, purpose) = (&self.inner, self.purpose);
         let looked = async {
             let entered = inner.enter(purpose, Operation::Stat, 0).await?;
             let stat = |_| inner.place.stat(path);
-            let length = inner.ask(purpose, entered.pass, Call::Stat, stat).await?;
+            let stat = inner.ask(purpose, entered.pass, Call::Stat, stat).await?;
             inner.well(entered.pass);
-            Ok(length)
+            Ok(stat)
         };
         match looked.await {
-            Ok(length) => Ok(length),
+            Ok(stat) => Ok(stat),
             Err(failure) => Err(inner.failed(purpose, "stat", path, failure).await),
         }
     }

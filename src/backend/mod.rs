@@ -53,6 +53,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::base::Timestamp;
 use crate::model::Limits;
 use crate::model::Names;
 
@@ -126,8 +127,19 @@ pub struct Timeouts {
     pub stall: Duration,
 }
 
+/// A file as its service describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub size: u64,
+    /// When its bytes last changed; `None` where the service does not say. Many say it in whole
+    /// seconds, some in one answer and not in the other: compare with that in mind.
+    pub modified: Option<Timestamp>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub path: String,
     pub size: u64,
+    /// As in [`Stat`].
+    pub modified: Option<Timestamp>,
 }

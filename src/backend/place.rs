@@ -15,6 +15,7 @@ use opendal::Buffer;
 use super::BackendSettings;
 use super::Listed;
 use super::Meter;
+use super::Stat;
 use super::adapter::Adapter;
 use super::adapter::PIECE_MAX;
 use super::adapter::Pieces;
@@ -156,7 +157,7 @@ impl Place {
         Ok(self.throttle.pace(purpose, first.chain(rest).boxed()))
     }
 
-    pub(crate) async fn stat(&self, path: &str) -> Result<u64, Failure> {
+    pub(crate) async fn stat(&self, path: &str) -> Result<Stat, Failure> {
         let Some(disk) = &self.disk else { return self.adapter.stat(path).await };
         let path = path.to_owned();
         self.step(disk, move |disk| disk.stat(&path)).await
@@ -192,7 +193,7 @@ impl Place {
 
     /// All of a small object, up to `most` bytes.
     pub(crate) async fn read_small(&self, path: &str, most: u64) -> Result<Vec<u8>, Failure> {
-        let size = self.stat(path).await?.min(most);
+        let size = self.stat(path).await?.size.min(most);
         let mut pieces = self.read(path, 0..size).await?;
         let mut all = Vec::new();
         while let Some(piece) = pieces.next().await {

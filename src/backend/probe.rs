@@ -135,7 +135,7 @@ pub(super) async fn contract(place: &Place, dir: &str, report: &mut ProbeReport)
     }
     let read = read_part(place, &path).await;
     report.step("read a range", read);
-    let length = place.stat(&path).await.and_then(|length| match length == BYTES.len() as u64 {
+    let length = place.stat(&path).await.and_then(|stat| match stat.size == BYTES.len() as u64 {
         true => Ok(()),
         false => Err(Failure::new(Fault::Damaged)),
     });

@@ -17,6 +17,8 @@ use opendal::Operator;
 use opendal::options::ListOptions;
 
 use super::Listed;
+use super::Stat;
+use super::adapter::described;
 use super::error::{Aim, Failure};
 use super::marker::MARKER_DIR;
 
@@ -104,7 +106,8 @@ impl Walk {
                 self.folders.push(path);
                 continue;
             }
-            return Ok(Some(Listed { path, size: entry.metadata().content_length() }));
+            let Stat { size, modified } = described(entry.metadata());
+            return Ok(Some(Listed { path, size, modified }));
         }
     }
 }

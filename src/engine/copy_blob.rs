@@ -227,7 +227,7 @@ impl Copy {
 /// Looks at what was written, before another replica is given up for it.
 async fn seen(target: &Backend, intent: &Intent, size: u64) -> Result<(), Failed> {
     let failed = |why| Failed { unknown: true, why: CopyBlobError::Target(intent.backend, why) };
-    match target.stat(&intent.path).await.map_err(failed)? {
+    match target.stat(&intent.path).await.map_err(failed)?.size {
         length if length == size => Ok(()),
         length => {
             let backend = intent.backend;

@@ -36,8 +36,8 @@ impl Seen {
 /// Looks at the file at `path`, which should have `size` bytes.
 pub(crate) async fn look(backend: &Backend, path: &str, size: u64) -> Seen {
     match backend.stat(path).await {
-        Ok(length) if length == size => Seen::Whole,
-        Ok(length) => Seen::Length(length),
+        Ok(stat) if stat.size == size => Seen::Whole,
+        Ok(stat) => Seen::Length(stat.size),
         Err(err) => trouble(err),
     }
 }

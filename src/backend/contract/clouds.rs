@@ -83,7 +83,7 @@ async fn neighbours(backend: &Backend) {
     assert_eq!(backend.stat("near").await.unwrap_err().fault, Fault::Missing);
     assert_eq!(read(backend, "near/ab", 0..1).await, Err(Fault::Missing));
     backend.delete("near/ab").await.unwrap();
-    assert_eq!(backend.stat("near/abc").await.unwrap(), 10);
+    assert_eq!(backend.stat("near/abc").await.unwrap().size, 10);
     backend.delete("near/abc").await.unwrap();
 }
 
@@ -213,7 +213,7 @@ async fn a_cloud_that_asks_for_patience_gets_it() {
     ] {
         let (place, stand_in) = failing(scheme, 2, status, said).await;
         place.write_whole("a/b", pattern(3)).await.unwrap();
-        assert_eq!(place.stat("a/b").await.unwrap(), 3, "{scheme}");
+        assert_eq!(place.stat("a/b").await.unwrap().size, 3, "{scheme}");
         assert_eq!(stand_in.cloud.lock().unwrap().uploads, 0, "{scheme}");
     }
 }

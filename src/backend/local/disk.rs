@@ -41,6 +41,8 @@ use tokio::sync::oneshot;
 use super::pool::Pool;
 use super::sync::DirSyncs;
 use super::sync::sync_dir;
+use super::walk::modified;
+use crate::backend::Stat;
 use crate::backend::error::{Aim, Failure, Fault};
 use crate::backend::marker::MARKER_DIR;
 use crate::backend::open::fresh_name;
@@ -444,9 +446,11 @@ impl Disk {
         }
     }
 
-    pub(crate) fn stat(&self, path: &str) -> Result<u64, Failure> {
+    pub(crate) fn stat(&self, path: &str) -> Result<Stat, Failure> {
         match fs::metadata(self.resolve(path)?) {
-            Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
+            Ok(metadata) if metadata.is_file() => {
+                Ok(Stat { size: metadata.len(), modified: modified(&metadata) })
+            }
             Ok(_) => Err(self.failure(io::ErrorKind::NotFound.into(), Aim::Look)),
             Err(err) => Err(self.failure(err, Aim::Look)),
         }
@@ -520,7 +524,7 @@ mod tests {
         let (dir, disk) = disk();
         put(&disk, "a/b/c", b"hello").unwrap();
         assert_eq!(fs::read(dir.path().join("a/b/c")).unwrap(), b"hello");
-        assert_eq!(disk.stat("a/b/c").unwrap(), 5);
+        assert_eq!(disk.stat("a/b/c").unwrap().size, 5);
         assert_eq!(disk.stat("a/b").unwrap_err().fault, Fault::Missing);
         assert_eq!(put(&disk, "a/b/c", b"other"), Err(Fault::Passing), "a path is used once");
         assert_eq!(fs::read(dir.path().join("a/b/c")).unwrap(), b"hello");

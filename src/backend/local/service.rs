@@ -37,7 +37,9 @@ use super::disk::Disk;
 use super::disk::Temp;
 use super::pool::NoAnswer;
 use super::walk::Walk;
+use crate::backend::Stat;
 use crate::backend::error::{Aim, Failure, Fault};
+use crate::base::Timestamp;
 
 /// Bytes after which a stream begins to be made durable while more is coming, so that its end
 /// does not wait for all of it.
@@ -72,6 +74,15 @@ impl From<NoAnswer> for Failure {
 
 fn unsupported() -> Error {
     Error::new(ErrorKind::Unsupported, "a local directory does not do this")
+}
+
+fn file(size: u64, modified: Option<Timestamp>) -> Metadata {
+    let mut metadata = MetadataBuilder::file(size);
+    let modified = modified.and_then(|at| jiff::Timestamp::from_microsecond(at.0).ok());
+    if let Some(modified) = modified {
+        metadata.last_modified(modified.into());
+    }
+    metadata.build()
 }
 
 impl Service for LocalService {
@@ -115,8 +126,8 @@ impl Service for LocalService {
         }
         let (disk, path) = (Arc::clone(&self.disk), path.to_owned());
         let stat = self.disk.pool.run(self.limit, move || disk.stat(&path)).await;
-        let length = stat.map_err(Failure::from).flatten()?;
-        Ok(RpStat::new(MetadataBuilder::file(length).build()))
+        let Stat { size, modified } = stat.map_err(Failure::from).flatten()?;
+        Ok(RpStat::new(file(size, modified)))
     }
 
     fn read(&self, _: &OperationContext, path: &str, _: OpRead) -> Result<Self::Reader> {
@@ -350,10 +361,10 @@ impl oio::List for LocalLister {
             self.walk = Some(walk);
             self.ready.extend(batch.into_iter().map(|found| {
                 let metadata = match found.path.ends_with('/') {
-                    true => MetadataBuilder::dir(),
-                    false => MetadataBuilder::file(found.size),
+                    true => MetadataBuilder::dir().build(),
+                    false => file(found.size, found.modified),
                 };
-                oio::Entry::with(found.path, metadata.build())
+                oio::Entry::with(found.path, metadata)
             }));
         }
         Ok(self.ready.pop_front())

@@ -3,9 +3,11 @@
 use std::fs;
 use std::fs::ReadDir;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::backend::marker::MARKER_DIR;
+use crate::base::Timestamp;
 
 /// Entries that one step returns at most.
 const BATCH_MAX: usize = 256;
@@ -21,6 +23,16 @@ pub(crate) struct Walk {
 pub(crate) struct Found {
     pub(crate) path: String,
     pub(crate) size: u64,
+    pub(crate) modified: Option<Timestamp>,
+}
+
+/// When a file's bytes were last changed, in whole microseconds; `None`: in no year that is one.
+pub(crate) fn modified(metadata: &fs::Metadata) -> Option<Timestamp> {
+    let micros = metadata.mtime().checked_mul(1_000_000)?;
+    let micros = micros.checked_add(metadata.mtime_nsec() / 1000)?;
+    // Listings pass through OpenDAL, which keeps time so.
+    jiff::Timestamp::from_microsecond(micros).ok()?;
+    Some(Timestamp(micros))
 }
 
 impl Walk {
@@ -55,12 +67,13 @@ impl Walk {
             let Some(kind) = there(entry.file_type())? else { continue };
             if kind.is_file() {
                 let Some(metadata) = there(entry.metadata())? else { continue };
-                batch.push(Found { path, size: metadata.len() });
+                let modified = modified(&metadata);
+                batch.push(Found { path, size: metadata.len(), modified });
             } else if kind.is_dir() && self.recursive {
                 let Some(below) = there(fs::read_dir(root.join(&path)))? else { continue };
                 self.open.push((below, path + "/"));
             } else if kind.is_dir() {
-                batch.push(Found { path: path + "/", size: 0 });
+                batch.push(Found { path: path + "/", size: 0, modified: None });
             }
         }
         Ok(batch)
