@@ -152,6 +152,35 @@ impl Store {
         .await
     }
 
+    /// The hash of an imported blob, once its bytes have been read. Repeating it changes nothing;
+    /// `Changed` when the blob is known to have other bytes, `Superseded` when it is gone.
+    pub async fn blob_hash_set(
+        &self,
+        blob: BlobId,
+        hash: [u8; 32],
+        groups: Vec<[u8; 32]>,
+    ) -> Result<(), StoreError> {
+        self.write(Lane::Work, Need::Durable, move |tx| {
+            let known: Option<Option<[u8; 32]>> = tx.one(
+                "SELECT nullif(hash, x'') FROM blobs WHERE id = ?1 AND refs > 0",
+                [blob.0],
+                |row| row.get(0),
+            )?;
+            match known.ok_or(StoreError::Superseded)? {
+                Some(known) if known == hash => Ok(()),
+                Some(_) => Err(StoreError::Changed),
+                None => {
+                    tx.run(
+                        "UPDATE blobs SET hash = ?2, groups = ?3 WHERE id = ?1",
+                        (blob.0, hash, codec::hashes(&groups)),
+                    )?;
+                    Ok(())
+                }
+            }
+        })
+        .await
+    }
+
     /// Condemns every intent of earlier runs, in bounded transactions; how many there were.
     /// Afterwards no byte is reserved but for intents of this run.
     pub async fn intents_settle(&self) -> Result<u64, StoreError> {

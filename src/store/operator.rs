@@ -90,7 +90,8 @@ pub struct StoredReplica {
     pub replica: Replica,
     pub blob: BlobId,
     pub size: u64,
-    pub hash: [u8; 32],
+    /// Not known yet of what was imported.
+    pub hash: Option<[u8; 32]>,
 }
 
 impl Store {
@@ -243,25 +244,20 @@ impl Store {
         max: usize,
     ) -> Result<Vec<StoredReplica>, StoreError> {
         self.read(move |sql| {
-            let rows: Vec<(StoredReplica, Vec<u8>)> =
-                sql.all(REPLICAS_PAGE, (after.0, max), |row| {
-                    let write = WriteId(row.get(0)?);
-                    let born = row.get_ref(9)?.as_blob_or_null()?;
-                    let stem = stem_whole(row.get_ref(7)?.as_str()?, born);
-                    let replica = Replica {
-                        write,
-                        backend: BackendId(row.get(2)?),
-                        path: path(&form_of(row.get(4)?, row.get(5)?), &stem, write),
-                        state: state_of(row.get(3)?),
-                        is_borrowed: row.get(10)?,
-                    };
-                    let (blob, size) = (BlobId(row.get(1)?), row.get(6)?);
-                    Ok((StoredReplica { replica, blob, size, hash: [0; 32] }, row.get(8)?))
-                })?;
-            let hashed = |(stored, hash): (StoredReplica, Vec<u8>)| {
-                Ok(StoredReplica { hash: codec::fixed(&hash)?, ..stored })
-            };
-            rows.into_iter().map(hashed).collect()
+            sql.all(REPLICAS_PAGE, (after.0, max), |row| {
+                let write = WriteId(row.get(0)?);
+                let born = row.get_ref(9)?.as_blob_or_null()?;
+                let stem = stem_whole(row.get_ref(7)?.as_str()?, born);
+                let replica = Replica {
+                    write,
+                    backend: BackendId(row.get(2)?),
+                    path: path(&form_of(row.get(4)?, row.get(5)?), &stem, write),
+                    state: state_of(row.get(3)?),
+                    is_borrowed: row.get(10)?,
+                };
+                let (blob, size) = (BlobId(row.get(1)?), row.get(6)?);
+                Ok(StoredReplica { replica, blob, size, hash: row.get(8)? })
+            })
         })
         .await
     }
@@ -293,8 +289,8 @@ impl Store {
 }
 
 pub(super) const REPLICAS_PAGE: &str =
-    "SELECT r.write, r.blob, k.id, r.state, r.form, r.own, coalesce(r.bytes, b.size), b.stem, b.hash,
-         v.key, r.borrowed IS NOT NULL
+    "SELECT r.write, r.blob, k.id, r.state, r.form, r.own, coalesce(r.bytes, b.size), b.stem,
+         nullif(b.hash, x''), v.key, r.borrowed IS NOT NULL
      FROM replicas r CROSS JOIN blobs b ON b.id = r.blob CROSS JOIN backends k ON k.no = r.backend
      LEFT JOIN versions v ON v.seq = b.born
      WHERE r.write > ?1 AND r.state <> 0 AND b.refs > 0 ORDER BY r.write LIMIT ?2";

@@ -202,7 +202,7 @@ fn world(blobs: &[(u64, Vec<Trouble>)]) -> (World, Vec<Entry>) {
             offset: 0,
             length: *size,
             blob_size: *size,
-            hash: hash.hash,
+            hash: Some(hash.hash),
             replicas: replicas.clone(),
         });
         let (hash, groups) = (hash.hash, hash.groups.into());
