@@ -97,6 +97,7 @@ pub(crate) struct RawBucket {
     pub(crate) placement: RawPlacement,
     pub(crate) max_uploads: Option<Spot<u32>>,
     pub(crate) quota: Option<Spot<u64>>,
+    pub(crate) import: Option<Spot<String>>,
 }
 
 pub(crate) struct RawKey {
@@ -302,6 +303,7 @@ fn bucket(reader: &mut Reader<'_>, section: &Section<'_>) -> RawBucket {
         placement: placement(reader, section),
         max_uploads: reader.number(section, "max_uploads"),
         quota: reader.size(section, "quota"),
+        import: reader.text(section, "import"),
     }
 }
 

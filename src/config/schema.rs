@@ -121,6 +121,7 @@ pub(crate) const BUCKET: &[Key] = &[
     now("require_distinct"),
     now("max_uploads"),
     now("quota"),
+    now("import"),
 ];
 
 pub(crate) const KEY: &[Key] = &[now("id"), secret("secret"), now("create_buckets"), now("grants")];

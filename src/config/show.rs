@@ -244,6 +244,7 @@ fn bucket(bucket: &DeclaredBucket) -> Table {
     placement(&mut table, &bucket.placement);
     table.insert("max_uploads".into(), Value::Integer(bucket.max_uploads.into()));
     text(&mut table, "quota", bucket.quota.map(size).unwrap_or_default());
+    text(&mut table, "import", if bucket.imports { "import" } else { "report" });
     table
 }
 

@@ -631,6 +631,7 @@ impl World {
                 placement: placement.clone(),
                 max_uploads: 0,
                 quota: None,
+                imports: false,
             }],
             keys: Vec::new(),
             default_placement: placement,

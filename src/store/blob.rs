@@ -339,7 +339,7 @@ const KEY_HOLE: char = '\u{1}';
 
 /// The stem without the key, which the version holds already: most of the bytes of a small
 /// object's metadata are its key. `None` where it cannot be shortened.
-fn stem_short(stem: &str, key: &ObjectKey) -> Option<String> {
+pub(super) fn stem_short(stem: &str, key: &ObjectKey) -> Option<String> {
     let is_plain = !stem.contains(KEY_HOLE) && stem.contains(key.as_str());
     (is_plain && key.as_bytes().len() > 1)
         .then(|| stem.replacen(key.as_str(), KEY_HOLE.encode_utf8(&mut [0; 4]), 1))

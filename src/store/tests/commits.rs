@@ -188,6 +188,7 @@ fn wishes(bucket: &str, replicas: u32) -> DeclaredBucket {
         placement: placement(replicas, 1),
         max_uploads: 0,
         quota: None,
+        imports: false,
     }
 }
 

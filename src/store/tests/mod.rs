@@ -145,7 +145,7 @@ impl Store {
     }
 
     async fn bucket_set(&self, wishes: DeclaredBucket) -> Result<Arc<Bucket>, StoreError> {
-        let DeclaredBucket { name, placement, max_uploads, quota } = wishes;
+        let DeclaredBucket { name, placement, max_uploads, quota, imports } = wishes;
         let wishes = BucketWishes {
             replicas: Some(placement.replicas),
             min_replicas: Some(placement.min_replicas),
@@ -153,6 +153,7 @@ impl Store {
             require_distinct: Some(placement.require_distinct),
             max_uploads: Some(max_uploads),
             quota: Some(quota.unwrap_or(0)),
+            imports: Some(imports),
         };
         possible(self.bucket_change(name, wishes).await)
     }

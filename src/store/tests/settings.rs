@@ -8,6 +8,7 @@ fn declared(bucket: &str, replicas: u32) -> DeclaredBucket {
         placement: placement(replicas, 1),
         max_uploads: 3,
         quota: Some(100),
+        imports: false,
     }
 }
 

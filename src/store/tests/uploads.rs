@@ -220,6 +220,7 @@ async fn a_bucket_limits_its_active_uploads() {
         placement: placement(1, 1),
         max_uploads: 1,
         quota: Some(20),
+        imports: false,
     };
     world.store.bucket_set(wishes).await.unwrap();
     let up = upload(&world, "k").await;
