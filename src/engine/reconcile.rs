@@ -44,6 +44,7 @@ use crate::store::Debris;
 use crate::store::FileDifference;
 use crate::store::FileFinding;
 use crate::store::Import;
+use crate::store::ListedFile;
 use crate::store::NewImport;
 use crate::store::Reconciled;
 use crate::store::RowDifference;
@@ -128,7 +129,7 @@ impl Engine {
     }
 
     /// A full pass from its beginning to its end; `tell` hears of each step. What was done, by
-    /// result: `failed` counts surveys that were not whole.
+    /// result; `failed` counts surveys that were not whole.
     pub async fn reconcile(
         &self,
         only: Option<&str>,
@@ -391,7 +392,9 @@ impl Engine {
         for FileDifference { file, what } in found {
             match what {
                 FileFinding::Suppressed => step.count("suppressed"),
-                FileFinding::Debris(write) => debris.push((write, file.path, file.size)),
+                FileFinding::Debris(write) => {
+                    debris.push(Debris { write, path: file.path, size: file.size })
+                }
                 FileFinding::Foreign => match self.import_by_rule(pass, file) {
                     Some(import) => imports.push(import),
                     None => step.count("skipped"),
@@ -413,18 +416,17 @@ impl Engine {
         if !pass.is_whole {
             return Ok(());
         }
-        let paths: BTreeMap<WriteId, String> =
-            debris.iter().map(|(write, path, _)| (*write, path.clone())).collect();
-        let seen = self.look_again(pass, debris.clone()).await;
-        let there = seen.into_iter().filter_map(|(write, seen)| {
-            let size = match seen {
-                Seen::Whole => debris.iter().find(|(of, ..)| *of == write)?.2,
-                Seen::Length(size) => size,
-                _ => return None,
-            };
-            Some(Debris { write, path: paths.get(&write)?.clone(), size })
-        });
-        let condemned = self.store.debris_condemn(pass.backend.id(), there.collect()).await?;
+        let looks = debris.iter().enumerate();
+        let looks = looks.map(|(at, debris)| (at, debris.path.clone(), debris.size)).collect();
+        let mut there = Vec::with_capacity(debris.len());
+        for (at, seen) in self.look_again(pass, looks).await {
+            match seen {
+                Seen::Whole => there.push(debris[at].clone()),
+                Seen::Length(size) => there.push(Debris { size, ..debris[at].clone() }),
+                _ => {}
+            }
+        }
+        let condemned = self.store.debris_condemn(pass.backend.id(), there).await?;
         step.processed += condemned;
         step.add("debris", condemned);
         Ok(())
