@@ -29,6 +29,7 @@ use super::views::rfc3339;
 use crate::base::Timestamp;
 use crate::engine::Engine;
 use crate::engine::EngineError;
+use crate::engine::ImportProgress;
 use crate::engine::KeyChange;
 use crate::engine::VerifyOptions;
 use crate::engine::VerifyProgress;
@@ -48,7 +49,7 @@ pub struct Place {
 
 /// The engine, and what of its surroundings the verbs touch.
 pub struct Desk {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     surroundings: Surroundings,
 }
 
@@ -109,6 +110,8 @@ impl Desk {
             Operation::BackendList => self.backend_list().await,
             Operation::BackendReset(name) => self.backend_reset(&name),
             Operation::Usage => value(&UsageView::new(self.engine.usage().await?)),
+            Operation::Import(asked) => self.import(asked, &ImportProgress::default()).await,
+            Operation::Reconcile(asked) => self.reconcile(asked, |_| {}).await,
             Operation::Verify(wish) => value(&self.verify(wish, &VerifyProgress::default()).await?),
         }
     }
@@ -299,7 +302,7 @@ fn read(grants: &[GrantView]) -> Result<Vec<Grant>, ApiError> {
     grants.iter().map(GrantView::read).collect()
 }
 
-fn value(view: &impl Serialize) -> Result<Value, ApiError> {
+pub(super) fn value(view: &impl Serialize) -> Result<Value, ApiError> {
     Ok(serde_json::to_value(view).expect("views have only texts, numbers and lists of them"))
 }
 

@@ -17,6 +17,8 @@
 //! | `GET /api/v1/backends` | all backends with their ledger, breakers and limits reached |
 //! | `POST /api/v1/backends/NAME/reset` | closes the breaker of one backend |
 //! | `GET /api/v1/usage` | what each backend used this month and this day, against its limits |
+//! | `POST /api/v1/import` | makes objects of files that lie on a backend |
+//! | `POST /api/v1/reconcile` | compares what backends hold with what the store knows |
 //! | `POST /api/v1/verify` | a JSON value a line: progress, and at last the result |
 //!
 //! A refusal is `{"error": {"code", "message", "hint"}}`; programs may rely on the code.
@@ -24,6 +26,7 @@
 mod desk;
 mod error;
 mod operation;
+mod reconcile;
 mod router;
 mod server;
 mod socket;
@@ -39,6 +42,7 @@ pub use self::desk::Place;
 pub use self::error::ApiError;
 pub use self::operation::Operation;
 pub use self::operation::Sent;
+pub use self::reconcile::*;
 pub use self::server::serve;
 pub use self::server::serve_socket;
 pub use self::socket::Socket;
@@ -46,7 +50,7 @@ pub use self::socket::connect;
 pub use self::usage::*;
 pub use self::views::*;
 // What the command line shares with the verbs behind it.
-pub use crate::engine::{VerifyProgress, new_credentials};
+pub use crate::engine::{ImportProgress, VerifyProgress, new_credentials};
 
 /// Whether requests are served. Cloned into whoever knows.
 #[derive(Clone, Debug, Default)]

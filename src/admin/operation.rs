@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::reconcile::ImportAsked;
+use super::reconcile::ReconcileAsked;
 use super::views::ChangedKey;
 use super::views::NewBucket;
 use super::views::NewKey;
@@ -42,6 +44,8 @@ pub enum Operation {
     BackendList,
     BackendReset(String),
     Usage,
+    Import(ImportAsked),
+    Reconcile(ReconcileAsked),
     Verify(VerifyWish),
 }
 
@@ -79,6 +83,8 @@ impl Operation {
                 Sent { path: of_backend.path + RESET, ..of_backend }
             }
             Operation::Usage => plain(Method::GET, "usage"),
+            Operation::Import(asked) => plain(Method::POST, "import").with(asked),
+            Operation::Reconcile(asked) => plain(Method::POST, "reconcile").with(asked),
             Operation::Verify(wish) => plain(Method::POST, "verify").with(wish),
         }
     }
@@ -112,8 +118,14 @@ impl Operation {
                 None => return Err(no_such_path()),
             },
             ("usage", None, "GET") => Operation::Usage,
+            ("import", None, "POST") => Operation::Import(json(body)?),
+            ("reconcile", None, "POST") => Operation::Reconcile(json(body)?),
             ("verify", None, "POST") => Operation::Verify(json(body)?),
-            ("status" | "stop" | "backends" | "usage" | "verify", None, _)
+            (
+                "status" | "stop" | "backends" | "usage" | "import" | "reconcile" | "verify",
+                None,
+                _,
+            )
             | ("buckets" | "keys", _, _) => {
                 let text = format!("{method} cannot be asked of {path}");
                 return Err(ApiError::new(
@@ -182,6 +194,15 @@ mod tests {
             Operation::BackendList,
             Operation::BackendReset("disk-1".into()),
             Operation::Usage,
+            Operation::Import(ImportAsked {
+                backend: "disk-1".into(),
+                bucket: "photos".into(),
+                prefix: "a/é".into(),
+                take_over: true,
+                ..ImportAsked::default()
+            }),
+            Operation::Reconcile(ReconcileAsked::default()),
+            Operation::Reconcile(ReconcileAsked { backend: Some("disk-1".into()) }),
             Operation::Verify(VerifyWish { backends: true, read: false }),
         ]
     }

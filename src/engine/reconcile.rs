@@ -218,13 +218,13 @@ impl Engine {
             }
             return Ok(Due::At(Next::Woken));
         }
-        self.reconcile_oldest(cursor, settings, &fleet, of, step).await
+        self.reconcile_oldest(&cursor.put_off, settings, &fleet, of, step).await
     }
 
     /// The backend that waits longest of those that are due.
     async fn reconcile_oldest<'f>(
         &self,
-        cursor: &ReconcileCursor,
+        put_off: &BTreeMap<BackendId, Timestamp>,
         settings: &ReconcileSettings,
         fleet: &'f Fleet,
         of: impl Fn(BackendId) -> Option<&'f Arc<Backend>>,
@@ -238,7 +238,7 @@ impl Engine {
         for backend in fleet.all().iter().filter_map(|backend| of(backend.id())) {
             let Some(every) = interval(backend, settings) else { continue };
             let by_time = done.get(&backend.id()).map_or(Timestamp(0), |done| done.plus(every));
-            let put_off = cursor.put_off.get(&backend.id()).copied().unwrap_or_default();
+            let put_off = put_off.get(&backend.id()).copied().unwrap_or_default();
             let due = by_time.max(put_off);
             if !backend.is_present() {
                 waiting += u64::from(due <= now);
@@ -433,7 +433,7 @@ impl Engine {
     }
 
     /// Below the name of a bucket that asks for it.
-    fn import_by_rule(&self, pass: &Pass, file: crate::store::ListedFile) -> Option<NewImport> {
+    fn import_by_rule(&self, pass: &Pass, file: ListedFile) -> Option<NewImport> {
         let path = file.path.clone();
         let (name, key) = path.split_once('/').filter(|_| pass.is_in_use)?;
         let bucket = self.store.bucket(name).filter(|bucket| bucket.imports)?;

@@ -7,6 +7,7 @@ mod listings;
 mod model;
 mod plans;
 mod settings;
+mod survey;
 mod uploads;
 mod usage;
 
