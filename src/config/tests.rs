@@ -122,7 +122,8 @@ fn what_is_written_is_what_is_meant() {
 fn all_mistakes_are_told_together_with_their_places() {
     let text = "data_dir = \"d\"\n\n[server]\nlistn = \"x\"\n  listen = \"nine\"\n\
         memory = 64\n[defaults]\nreplicas = 2\nmin_replicas = 3\nrouting = \"pakc\"\n\
-        [worker.cleanup]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1 s\"\n";
+        [worker.cleanup]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1 s\"\n\
+        [[bucket]]\nname = \"abc\"\nimport = \"imported\"\n";
     let mistakes = bad(text);
     let errors = ConfigErrors { file: "larder.toml".into(), mistakes };
     assert_eq!(
@@ -141,7 +142,8 @@ fn all_mistakes_are_told_together_with_their_places() {
              hint: remove it; it would have no effect\n\
          larder.toml:15:11: unknown service `s4`\n    hint: did you mean \"s3\"?\n\
          larder.toml:16:1: `min_age` is not in this version yet\n    \
-             hint: remove it; it would have no effect"
+             hint: remove it; it would have no effect\n\
+         larder.toml:19:10: `import` cannot be `imported`\n    hint: did you mean \"import\"?"
     );
 }
 

@@ -15,6 +15,7 @@ mod content;
 mod crash;
 mod flood;
 mod form;
+mod import;
 mod keys;
 mod listing;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
