@@ -15,6 +15,7 @@ mod content;
 mod crash;
 mod flood;
 mod form;
+mod import;
 mod keys;
 mod lifecycle;
 mod listing;
