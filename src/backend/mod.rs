@@ -47,6 +47,7 @@ mod quirks;
 mod services;
 mod throttle;
 mod transport;
+mod whole;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -57,7 +58,7 @@ use crate::model::Limits;
 use crate::model::Names;
 
 pub use allowance::{Account, Admitted, Counted, Need, Reached};
-pub use bandwidth::{Bandwidth, Hours};
+pub use bandwidth::{Bandwidth, Hours, minute_of_day};
 pub use breaker::{BreakerSettings, BreakerState, BreakerView};
 pub use error::{BackendError, Fault};
 pub use fleet::Fleet;
@@ -71,6 +72,7 @@ pub use probe::ProbeReport;
 pub use profile::{Prices, Profile};
 pub use progress::Progress;
 pub use services::{ServiceTraits, service, services};
+pub use whole::Whole;
 pub use writer::Writer;
 
 /// How one backend is reached: checked settings, filled in by `config`.

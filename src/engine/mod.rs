@@ -36,6 +36,7 @@ mod reap;
 mod refusals;
 mod replicate;
 mod request;
+mod scrub;
 mod settling;
 mod step;
 mod surplus;
@@ -55,10 +56,11 @@ use crate::store::Store;
 use crate::store::UsageSource;
 
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
+pub use crate::plan::scrub::Window;
 pub use crate::store::{
-    BackendRow, BucketUsage, BucketWishes, CompletedUpload, Condition, Head, Holdings, Leave,
-    ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo, Upload, UploadPage,
-    UploadQuery,
+    BackendRow, BrokenReplica, BucketUsage, BucketWishes, CompletedUpload, Condition, Head,
+    Holdings, Leave, ListAfter, ListItem, ListPage, ListQuery, ListedObject, NewMeta, PartInfo,
+    ScrubPass, Upload, UploadPage, UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
@@ -70,6 +72,7 @@ pub use keys::{KeyChange, new_credentials};
 pub use reap::ReapCursor;
 pub use refusals::{Cause, Refusals};
 pub use request::*;
+pub use scrub::{ScrubCursor, ScrubProgress, ScrubSettings, ScrubState};
 pub use step::{Next, Step};
 pub use surplus::{SurplusCursor, SurplusReplica};
 pub use usage::{BackendUsage, Line, Money, PeriodUsage};

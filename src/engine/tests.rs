@@ -32,6 +32,7 @@ use crate::store::Durability;
 use crate::store::StoreSettings;
 
 mod protection;
+mod scrub;
 mod work;
 
 /// How long a condition may take to come true.
@@ -61,8 +62,16 @@ impl World {
         min_replicas: u32,
         change: impl Fn(&mut BackendSettings),
     ) -> World {
+        World::at(Clock::system(), blob_max, (replicas, min_replicas), change).await
+    }
+
+    async fn at(
+        clock: Clock,
+        blob_max: usize,
+        (replicas, min_replicas): (u32, u32),
+        change: impl Fn(&mut BackendSettings),
+    ) -> World {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Clock::system();
         let ids = Arc::new(Ids::new(clock.clone()));
         let settings = StoreSettings {
             data_dir: dir.path().join("data"),

@@ -50,6 +50,7 @@ mod removal;
 mod repair;
 mod replica;
 mod schema;
+mod scrub;
 mod shared;
 mod sql;
 mod standing;
@@ -89,6 +90,9 @@ pub use self::reap::DeadIntent;
 pub use self::removal::{Holdings, Leave};
 pub use self::repair::{BACKLOG_MAX, LookAgain};
 pub use self::replica::{Choose, CopyWhen, FailedWrite, Holders, Intent, Replica, Target};
+pub use self::scrub::{
+    BrokenReplica, ScrubHash, ScrubMarked, ScrubPage, ScrubPass, ScrubReplica, Scrubbed,
+};
 pub use self::standing::Following;
 pub use self::ticket::Ticket;
 pub use self::upload::{CompleteUpload, CompletedUpload, NewUpload, Upload};

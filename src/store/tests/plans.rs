@@ -18,6 +18,9 @@ async fn no_query_scans_or_sorts() {
         replica::WRITING_BETWEEN,
         blob::DROPPED_BETWEEN,
         upload::PRUNABLE,
+        crate::store::scrub::WALK,
+        crate::store::scrub::UNREADABLE,
+        crate::store::scrub::DEAD,
         crate::store::usage::USAGE,
     ];
     for query in queries {
