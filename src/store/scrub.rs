@@ -205,6 +205,9 @@ impl Store {
             let mut turn = Turn::begin(tx, now);
             let mut marked = Vec::new();
             for (write, scrubbed) in &results {
+                if *scrubbed == Scrubbed::Verified && is_sound_in_tx(tx, (*write, no), now)? {
+                    continue;
+                }
                 let was = (*write, no, duty);
                 marked.extend(take_in_tx(tx, &mut turn, was, scrubbed)?);
             }
@@ -367,6 +370,19 @@ fn found_read(row: &Row<'_>, backend: BackendId) -> rusqlite::Result<(ScrubRepli
         checked: row.get::<_, Option<i64>>(10)?.map(Timestamp),
     };
     Ok((found, row.get(9)?))
+}
+
+/// What nearly all are: as they were, and verified. Whether this is one.
+fn is_sound_in_tx(
+    tx: &Tx<'_>,
+    (write, no): (WriteId, u64),
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let changed = tx.run(
+        "UPDATE replicas SET checked = ?3 WHERE write = ?1 AND backend = ?2 AND state IN (1, 4)",
+        (write.0, no, now.0),
+    )?;
+    Ok(changed == 1)
 }
 
 /// Takes what was found of one replica, unless it is not what it was when it was read.
