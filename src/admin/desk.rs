@@ -130,6 +130,7 @@ impl Desk {
             Operation::BackendReset(name) => self.backend_reset(&name),
             Operation::Usage => value(&UsageView::new(self.engine.usage().await?)),
             Operation::ObjectShow(bucket, key) => self.object_show(&bucket, &key).await,
+            Operation::ScrubState => self.scrub_state().await,
             Operation::WorkerList => self.worker_list(),
             Operation::WorkerWake(name) => self.worker_wake(&name),
             Operation::WorkerPause(chosen) => self.worker_pause(&chosen, true).await,
@@ -140,7 +141,8 @@ impl Desk {
             Operation::Verify(_)
             | Operation::WorkerRun(..)
             | Operation::Import(_)
-            | Operation::Reconcile(_) => self.begin(operation).end().await,
+            | Operation::Reconcile(_)
+            | Operation::Scrub(_) => self.begin(operation).end().await,
         }
     }
 
@@ -151,6 +153,7 @@ impl Desk {
             Operation::WorkerRun(name, wish) => self.worker_run(name, wish),
             Operation::Import(asked) => self.import(asked),
             Operation::Reconcile(asked) => self.reconcile(asked),
+            Operation::Scrub(asked) => self.scrub(asked),
             operation => Long::new(self.run(operation), || Value::Null),
         }
     }

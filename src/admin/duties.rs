@@ -190,7 +190,7 @@ impl Desk {
         })))
     }
 
-    async fn names(&self) -> Result<BTreeMap<BackendId, String>, ApiError> {
+    pub(super) async fn names(&self) -> Result<BTreeMap<BackendId, String>, ApiError> {
         let states = self.engine.backends().await?;
         Ok(states.into_iter().map(|state| (state.row.id, state.row.name)).collect())
     }

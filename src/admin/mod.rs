@@ -32,6 +32,7 @@
 //! | `POST /api/v1/cleanup/retry`, `.../forget` | `{"ids": [...]}`; retry also `{"all": true}` |
 //! | `GET /api/v1/usage` | what each backend used this month and this day, against its limits |
 //! | `POST /api/v1/import` | makes objects of files that lie on a backend |
+//! | `GET, POST /api/v1/scrub` | how the passes stand; a full pass: a JSON value a line |
 //! | `POST /api/v1/reconcile` | compares what backends hold with what the store knows |
 //! | `POST /api/v1/verify` | a JSON value a line: progress, and at last the result |
 //!
@@ -47,6 +48,7 @@ mod lifecycle;
 mod operation;
 mod reconcile;
 mod router;
+mod scrub;
 mod server;
 mod socket;
 mod usage;
@@ -71,6 +73,7 @@ pub use self::objects::*;
 pub use self::operation::Operation;
 pub use self::operation::Sent;
 pub use self::reconcile::*;
+pub use self::scrub::*;
 pub use self::server::serve;
 pub use self::server::serve_socket;
 pub use self::socket::Socket;

@@ -22,6 +22,7 @@ use super::lifecycle::NewLifecycle;
 use super::lifecycle::RuleView;
 use super::reconcile::ImportAsked;
 use super::reconcile::ReconcileAsked;
+use super::scrub::ScrubAsked;
 use super::views::ChangedKey;
 use super::views::NewBucket;
 use super::views::NewKey;
@@ -85,6 +86,8 @@ pub enum Operation {
     Usage,
     Import(ImportAsked),
     Reconcile(ReconcileAsked),
+    Scrub(ScrubAsked),
+    ScrubState,
     Verify(VerifyWish),
 }
 
@@ -158,6 +161,8 @@ impl Operation {
             Operation::CleanupForget(chosen) => plain(Method::POST, "cleanup/forget").with(chosen),
             Operation::Usage => plain(Method::GET, "usage"),
             Operation::Import(asked) => plain(Method::POST, "import").with(asked),
+            Operation::Scrub(asked) => plain(Method::POST, "scrub").with(asked),
+            Operation::ScrubState => plain(Method::GET, "scrub"),
             Operation::Reconcile(asked) => plain(Method::POST, "reconcile").with(asked),
             Operation::Verify(wish) => plain(Method::POST, "verify").with(wish),
         }
@@ -171,6 +176,7 @@ impl Operation {
                 | Operation::WorkerRun(..)
                 | Operation::Import(_)
                 | Operation::Reconcile(_)
+                | Operation::Scrub(_)
         )
     }
 
@@ -210,10 +216,12 @@ impl Operation {
             ("cleanup", Some(verb), "POST") => cleanup(&verb, body)?,
             ("usage", None, "GET") => Operation::Usage,
             ("import", None, "POST") => Operation::Import(json(body)?),
+            ("scrub", None, "POST") => Operation::Scrub(json(body)?),
+            ("scrub", None, "GET") => Operation::ScrubState,
             ("reconcile", None, "POST") => Operation::Reconcile(json(body)?),
             ("verify", None, "POST") => Operation::Verify(json(body)?),
             ("status" | "stop" | "backends" | "workers" | "usage", None, _)
-            | ("import" | "reconcile" | "verify", None, _)
+            | ("import" | "reconcile" | "scrub" | "verify", None, _)
             | ("buckets" | "keys", _, _) => return Err(not_allowed(method.as_str(), path)),
             _ => return Err(no_such_path()),
         };
@@ -378,6 +386,8 @@ mod tests {
                 ..ImportAsked::default()
             }),
             Operation::Reconcile(ReconcileAsked::default()),
+            Operation::Scrub(ScrubAsked { backend: Some("disk-1".into()) }),
+            Operation::ScrubState,
             Operation::Reconcile(ReconcileAsked { backend: Some("disk-1".into()) }),
             Operation::Verify(VerifyWish { backends: true, read: false }),
         ]

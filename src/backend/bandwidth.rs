@@ -49,7 +49,7 @@ pub(super) fn rate(hours: &[Hours], minute: u16) -> Option<u64> {
 }
 
 /// The minute of the owner's day at a moment.
-pub(super) fn minute_of_day(at: Timestamp) -> u16 {
+pub fn minute_of_day(at: Timestamp) -> u16 {
     // What is beyond the calendar has midnight.
     let at = jiff::Timestamp::from_microsecond(at.0).unwrap_or_default();
     let local = at.to_zoned(TimeZone::system());

@@ -52,6 +52,7 @@ mod services;
 mod sim;
 mod throttle;
 mod transport;
+mod whole;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -63,7 +64,7 @@ use crate::model::Limits;
 use crate::model::Names;
 
 pub use allowance::{Account, Admitted, Counted, Need, Reached};
-pub use bandwidth::{Bandwidth, Hours};
+pub use bandwidth::{Bandwidth, Hours, minute_of_day};
 pub use breaker::{BreakerSettings, BreakerState, BreakerView};
 pub use error::{BackendError, Fault};
 pub use fleet::Fleet;
@@ -79,6 +80,7 @@ pub use progress::Progress;
 pub use services::{ServiceTraits, service, services};
 #[cfg(test)]
 pub use sim::SimPlace;
+pub use whole::Whole;
 pub use writer::Writer;
 
 /// How one backend is reached: checked settings, filled in by `config`.

@@ -93,7 +93,7 @@ impl Place {
     }
 
     /// Runs one step on the disk's own threads.
-    async fn step<T: Send + 'static>(
+    pub(super) async fn step<T: Send + 'static>(
         &self,
         disk: &Arc<Disk>,
         job: impl FnOnce(&Disk) -> Result<T, Failure> + Send + 'static,

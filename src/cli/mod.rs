@@ -19,6 +19,7 @@ mod output;
 mod plan;
 mod progress;
 mod reconcile;
+mod scrub;
 mod serve;
 mod session;
 mod status;
@@ -135,6 +136,9 @@ enum Command {
     /// Make objects of files that lie on a backend, where they are
     #[command(after_help = import::AFTER_HELP)]
     Import(import::Args),
+    /// Read everything that is stored and compare it, or say how the regular passes stand
+    #[command(after_help = scrub::AFTER_HELP)]
+    Scrub(scrub::Args),
     /// Compare what the backends hold with what the store knows of it
     #[command(after_help = reconcile::AFTER_HELP)]
     Reconcile(reconcile::Args),
@@ -271,6 +275,7 @@ fn carry_out(context: &Context, command: Command) -> Outcome {
         Command::Usage(args) => usage::run(context, &args),
         Command::Status => status::run(context),
         Command::Import(args) => import::run(context, &args),
+        Command::Scrub(args) => scrub::run(context, &args),
         Command::Reconcile(args) => reconcile::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
         Command::Config(args) => config::run(context, &args),

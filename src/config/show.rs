@@ -17,6 +17,7 @@ use crate::backend::Profile;
 use crate::backend::service;
 use crate::base::ByteSize;
 use crate::engine::AdmissionSettings;
+use crate::engine::Window;
 use crate::model::AccessKey;
 use crate::model::Action;
 use crate::model::Class;
@@ -30,7 +31,6 @@ use crate::s3::RateSettings;
 use crate::store::DeclaredBucket;
 use crate::worker::CrewSettings;
 use crate::worker::Name;
-use crate::worker::Window;
 
 /// Options of services that are no secrets. Every other is masked: a name that is not known here
 /// may be one.

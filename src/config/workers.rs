@@ -18,10 +18,10 @@ use super::reader::Section;
 use super::reader::Spot;
 use super::schema;
 use crate::base::ByteSize;
+use crate::engine::Window;
 use crate::worker::CrewSettings;
 use crate::worker::Name;
 use crate::worker::Settings;
-use crate::worker::Window;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const INTERVAL_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=YEAR;

@@ -72,7 +72,8 @@ pub(crate) async fn read(
     if hasher.finalize().as_bytes() == hash { Seen::Whole } else { Seen::Wrong }
 }
 
-fn trouble(err: BackendError) -> Seen {
+/// What a failed call says of the replica.
+pub(crate) fn trouble(err: BackendError) -> Seen {
     match err.fault {
         Fault::Missing => Seen::Missing,
         Fault::Damaged => Seen::Wrong,

@@ -43,6 +43,7 @@ mod refusals;
 mod replicate;
 mod request;
 mod rules;
+mod scrub;
 mod settling;
 mod step;
 mod surplus;
@@ -64,10 +65,11 @@ use crate::store::UsageSource;
 
 pub use crate::backend::{BreakerState, BreakerView, Counted, Reached};
 pub use crate::plan::rebalance::Skipped;
+pub use crate::plan::scrub::Window;
 pub use crate::store::{
-    BackendRow, BlobPlace, BlobState, BucketLifecycle, BucketUsage, BucketWishes, CompletedUpload,
-    Condition, Head, Holdings, Leave, Leftover, ListAfter, ListItem, ListPage, ListQuery,
-    ListedObject, NewMeta, PartInfo, Upload, UploadPage, UploadQuery,
+    BackendRow, BlobPlace, BlobState, BrokenReplica, BucketLifecycle, BucketUsage, BucketWishes,
+    CompletedUpload, Condition, Head, Holdings, Leave, Leftover, ListAfter, ListItem, ListPage,
+    ListQuery, ListedObject, NewMeta, PartInfo, ScrubPass, Upload, UploadPage, UploadQuery,
 };
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
@@ -83,6 +85,7 @@ pub use rebalance::{PlannedMove, RebalanceRules, Strategy};
 pub use reconcile::{ReconcileCursor, ReconcileSettings};
 pub use refusals::{Cause, Refusals};
 pub use request::*;
+pub use scrub::{ScrubCursor, ScrubProgress, ScrubSettings, ScrubState};
 pub use show_object::{ShownBlob, ShownObject, ShownReplica};
 pub use step::{Next, Step};
 pub use surplus::{SurplusCursor, SurplusReplica};

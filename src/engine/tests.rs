@@ -34,6 +34,7 @@ use crate::store::StoreSettings;
 
 mod lifecycle;
 mod protection;
+mod scrub;
 mod work;
 
 /// How long a condition may take to come true.

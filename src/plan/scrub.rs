@@ -57,6 +57,38 @@ fn part(amount: u64, span: Duration, whole: Duration) -> u64 {
     u64::try_from(amount.div_ceil(whole)).unwrap_or(u64::MAX)
 }
 
+/// Between two times of the owner's day, in minutes after local midnight: over midnight when `to` is
+/// not after `from`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub from: u16,
+    pub to: u16,
+}
+
+impl Window {
+    /// Minutes of a day.
+    const DAY: u16 = 24 * 60;
+
+    /// Whether it is open at a minute of the day.
+    pub fn holds(&self, minute: u16) -> bool {
+        match self.from < self.to {
+            true => (self.from..self.to).contains(&minute),
+            false => self.from <= minute || minute < self.to,
+        }
+    }
+
+    /// When it opens, while it is closed; `minute` is that of the owner's day at `now`.
+    pub fn opens(&self, minute: u16, now: Timestamp) -> Option<Timestamp> {
+        if self.holds(minute) {
+            return None;
+        }
+        let minutes = (self.from + Window::DAY - minute) % Window::DAY;
+        // Time zones differ by whole minutes.
+        let begun = now.seconds() - now.seconds().rem_euclid(60);
+        Some(Timestamp((begun + 60 * i64::from(minutes)) * 1_000_000))
+    }
+}
+
 /// How long to rest after `bytes` were read in `took`, so that no more than `rate` bytes a second
 /// are read; a rate of 0 is none.
 pub fn rest_after(bytes: u64, took: Duration, rate: u64) -> Duration {
@@ -157,6 +189,23 @@ mod tests {
         assert_eq!(rest_after(10_000, 9 * second, 2_000), Duration::ZERO);
         assert_eq!(rest_after(u64::MAX, second, 0), Duration::ZERO);
         assert!(rest_after(u64::MAX, second, 1) > Duration::from_secs(1 << 40));
+    }
+
+    #[test]
+    fn a_window_holds_over_midnight_and_opens_with_its_minute() {
+        let (day, night) = (Window { from: 480, to: 1080 }, Window { from: 1320, to: 360 });
+        let held = [0, 359, 360, 479, 480, 1079, 1080, 1319, 1320, 1439];
+        let when = |window: Window| held.map(|minute| window.holds(minute));
+        assert_eq!(when(day), [false, false, false, false, true, true, false, false, false, false]);
+        assert_eq!(when(night), [true, true, false, false, false, false, false, false, true, true]);
+        let noon = 1_700_049_600;
+        let at = Timestamp(noon * 1_000_000 + 30_000_000);
+        let minutes = |opens: Option<Timestamp>| opens.map(|opens| (opens.seconds() - noon) / 60);
+        assert_eq!(day.opens(720, at), None);
+        assert_eq!(minutes(day.opens(0, at)), Some(480));
+        assert_eq!(minutes(day.opens(1081, at)), Some(839));
+        assert_eq!(minutes(night.opens(1319, at)), Some(1));
+        assert_eq!(minutes(night.opens(360, at)), Some(960));
     }
 
     #[test]

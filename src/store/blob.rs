@@ -31,6 +31,8 @@ use super::replica::replica_condemn_in_tx;
 use super::replica::replica_in_tx;
 use super::replica::replicas_in_tx;
 use super::replica::settled_state_in_tx;
+use super::scrub::ScrubHash;
+use super::scrub::blob_hash_set_in_tx;
 use super::sql::Sql;
 use super::writer::Need;
 use super::writer::Tx;
@@ -169,13 +171,7 @@ impl Store {
             match known.ok_or(StoreError::Superseded)? {
                 Some(known) if known == hash => Ok(()),
                 Some(_) => Err(StoreError::Changed),
-                None => {
-                    tx.run(
-                        "UPDATE blobs SET hash = ?2, groups = ?3 WHERE id = ?1",
-                        (blob.0, hash, codec::hashes(&groups)),
-                    )?;
-                    Ok(())
-                }
+                None => blob_hash_set_in_tx(tx, blob, &ScrubHash { hash, groups }),
             }
         })
         .await

@@ -56,6 +56,7 @@ mod removal;
 mod repair;
 mod replica;
 mod schema;
+mod scrub;
 mod shared;
 mod show;
 mod sql;
@@ -102,6 +103,9 @@ pub use self::reconcile::{Debris, Reconciled};
 pub use self::removal::{Holdings, Leave};
 pub use self::repair::{BACKLOG_MAX, LookAgain};
 pub use self::replica::{Choose, CopyWhen, FailedWrite, Holders, Intent, Replica, Target};
+pub use self::scrub::{
+    BrokenReplica, ScrubHash, ScrubMarked, ScrubPage, ScrubPass, ScrubReplica, Scrubbed,
+};
 pub use self::show::{BlobPlace, BlobState};
 pub use self::standing::Following;
 pub use self::survey::{

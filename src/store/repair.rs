@@ -26,7 +26,7 @@ use crate::model::BlobId;
 use crate::model::WriteId;
 
 /// From here on a blob's due time is the number of a change: no clock comes so far.
-const PARKED: i64 = 1 << 62;
+pub(super) const PARKED: i64 = 1 << 62;
 /// Counts of waiting work go up to this; beyond, it is only said that there is more.
 pub const BACKLOG_MAX: u64 = 10_000;
 

@@ -163,28 +163,8 @@ impl Store {
         let now = self.shared().clock.now();
         self.write(Lane::Request, Need::Durable, move |tx| {
             let row = replica_in_tx(**tx, write)?.ok_or(StoreError::Superseded)?;
-            if row.state == ReplicaState::Writing || state == ReplicaState::Writing {
-                return Err(StoreError::Superseded);
-            }
-            let dead = if is_living(state) { 0 } else { write.0 };
-            let other: Option<u64> = tx.one(
-                "SELECT write FROM replicas
-                 WHERE blob = ?1 AND backend = ?2 AND dead = 0 AND write <> ?3",
-                (row.blob.0, row.backend, write.0),
-                |row| row.get(0),
-            )?;
-            if dead == 0 && other.is_some() {
-                return Err(StoreError::Changed);
-            }
             let mut turn = Turn::begin(tx, now);
-            // Since when it cannot be read is remembered from the first time on.
-            let since = (state == ReplicaState::Unreadable && row.state != state).then_some(now.0);
-            tx.run(
-                "UPDATE replicas SET state = ?2, dead = ?3, checked = coalesce(?4, checked)
-                 WHERE write = ?1",
-                (write.0, state_code(state), dead, since),
-            )?;
-            blob_count_in_tx(tx, &mut turn, row.blob)?;
+            mark_in_tx(tx, &mut turn, &row, state)?;
             turn.end(tx)
         })
         .await
@@ -241,6 +221,38 @@ fn holders_in_tx(sql: Sql<'_>, blob: BlobId, first: u64) -> Result<(Holders, i64
         holders.counting.push(backend);
     }
     Ok((holders, coming))
+}
+
+/// Gives a replica that is no intent another state and counts its blob anew. Where it fails it has
+/// changed nothing: `Superseded` for an intent, `Changed` when the replica would live again and its
+/// backend has another living one of the blob.
+pub(super) fn mark_in_tx(
+    tx: &mut Tx<'_>,
+    turn: &mut Turn,
+    row: &ReplicaRow,
+    state: ReplicaState,
+) -> Result<(), StoreError> {
+    if row.state == ReplicaState::Writing || state == ReplicaState::Writing {
+        return Err(StoreError::Superseded);
+    }
+    let dead = if is_living(state) { 0 } else { row.write.0 };
+    let other: Option<u64> = tx.one(
+        "SELECT write FROM replicas
+         WHERE blob = ?1 AND backend = ?2 AND dead = 0 AND write <> ?3",
+        (row.blob.0, row.backend, row.write.0),
+        |row| row.get(0),
+    )?;
+    if dead == 0 && other.is_some() {
+        return Err(StoreError::Changed);
+    }
+    // Since when it cannot be read is remembered from the first time on.
+    let since = (state == ReplicaState::Unreadable && row.state != state).then_some(turn.now.0);
+    tx.run(
+        "UPDATE replicas SET state = ?2, dead = ?3, checked = coalesce(?4, checked)
+         WHERE write = ?1",
+        (row.write.0, state_code(state), dead, since),
+    )?;
+    blob_count_in_tx(tx, turn, row.blob)
 }
 
 /// What an intent became when its bytes were there.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Store;
 use super::error::StoreError;
+use super::repair::PARKED;
 use super::replica::state_of;
 use super::sql::Sql;
 use crate::base::Timestamp;
@@ -11,9 +12,6 @@ use crate::model::BackendId;
 use crate::model::BlobId;
 use crate::model::ReplicaState;
 use crate::model::WriteId;
-
-/// From here on `due` is the number of a change of the fleet.
-const NO_TIME: i64 = 1 << 60;
 
 /// A blob against its placement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +83,7 @@ fn state_in_tx(sql: Sql<'_>, blob: BlobId) -> Result<Option<BlobState>, StoreErr
             good: row.get(3)?,
             deficit: row.get(4)?,
             due: due.filter(|due| *due < NO_TIME).map(Timestamp),
-            has_no_target: due.is_some_and(|due| due >= NO_TIME),
+            has_no_target: due.is_some_and(|due| due >= PARKED),
             places,
         })
     })

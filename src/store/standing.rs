@@ -225,7 +225,7 @@ fn cursor_read(bytes: Option<&[u8]>) -> WriteId {
 }
 
 /// The code of a replica that is neither an intent nor wrong, on a backend of this duty.
-fn stands(duty: Duty) -> u8 {
+pub(super) fn stands(duty: Duty) -> u8 {
     match duty {
         Duty::InUse => 1,
         Duty::Draining | Duty::Removed => 4,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::table::DAY;
 use super::table::Name;
+use crate::engine::Window;
 use crate::model::Routing;
 
 /// What every worker has.
@@ -53,35 +54,6 @@ pub struct ReconcilerSettings {
     pub local_interval: Duration,
 }
 
-/// Between two times of day, in minutes after local midnight: over midnight when `to` is not after
-/// `from`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    pub from: u16,
-    pub to: u16,
-}
-
-impl Window {
-    /// Minutes of a day.
-    const DAY: u16 = 24 * 60;
-
-    /// Whether it is open at a minute of the day.
-    pub fn holds(&self, minute: u16) -> bool {
-        match self.from < self.to {
-            true => (self.from..self.to).contains(&minute),
-            false => self.from <= minute || minute < self.to,
-        }
-    }
-
-    /// Minutes until it opens; 0 while it is open.
-    pub fn opens_in(&self, minute: u16) -> u16 {
-        match self.holds(minute) {
-            true => 0,
-            false => (self.from + Window::DAY - minute) % Window::DAY,
-        }
-    }
-}
-
 impl CrewSettings {
     pub fn of(&self, name: Name) -> &Settings {
         &self.each[name as usize]
@@ -100,21 +72,5 @@ impl Default for CrewSettings {
             scrubber: ScrubberSettings { pass: 30 * DAY, rate: None, window: None },
             reconciler: ReconcilerSettings { local_interval: 7 * DAY },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_holds_over_midnight_and_says_when_it_opens() {
-        let (day, night) = (Window { from: 480, to: 1080 }, Window { from: 1320, to: 360 });
-        let held = [0, 359, 360, 479, 480, 1079, 1080, 1319, 1320, 1439];
-        let when = |window: Window| held.map(|minute| window.holds(minute));
-        assert_eq!(when(day), [false, false, false, false, true, true, false, false, false, false]);
-        assert_eq!(when(night), [true, true, false, false, false, false, false, false, true, true]);
-        assert_eq!([day.opens_in(0), day.opens_in(480), day.opens_in(1081)], [480, 0, 839]);
-        assert_eq!([night.opens_in(360), night.opens_in(1319), night.opens_in(5)], [960, 1, 0]);
     }
 }

@@ -20,6 +20,7 @@ use super::pending_reaper::PendingReaper;
 use super::rebalancer::Rebalancer;
 use super::reconciler::Reconciler;
 use super::replicator::Replicator;
+use super::scrubber::Scrubber;
 use super::settings::Settings;
 use crate::engine::Engine;
 
@@ -116,6 +117,7 @@ pub(super) fn factories(engine: &Arc<Engine>) -> Vec<(Name, Factory)> {
         (Name::OverReplication, made(engine, OverReplication::new)),
         (Name::Rebalancer, made(engine, Rebalancer::new)),
         (Name::Reconciler, made(engine, Reconciler::new)),
+        (Name::Scrubber, made(engine, Scrubber::new)),
         (Name::Lifecycle, made(engine, Lifecycle::new)),
         (Name::Drain, made(engine, Drain::new)),
     ]

@@ -12,6 +12,7 @@ mod content;
 mod large;
 mod load;
 mod protection;
+mod scrub;
 #[allow(dead_code)]
 #[path = "../it/mounts.rs"]
 mod mounts;
@@ -78,7 +79,7 @@ fn main() {
     let options = Options::from_args(&args);
     let mut table = Table::new();
     type Case = fn(&Options, &mut Table);
-    let cases: [(&str, Case); 7] = [
+    let cases: [(&str, Case); 8] = [
         ("hash", yardstick::hashes),
         ("small", small::requests),
         ("metadata", small::metadata),
@@ -86,6 +87,7 @@ fn main() {
         ("multipart", large::multipart),
         ("listing", small::listing),
         ("protection", protection::protection),
+        ("scrub", scrub::scrub),
     ];
     for (name, case) in cases {
         if options.wants(name) {

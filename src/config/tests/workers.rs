@@ -1,8 +1,8 @@
 //! Workers: every default, every bound, every mistake, and that all is shown as it reads back.
 
 use super::*;
+use crate::engine::Window;
 use crate::worker::Name;
-use crate::worker::Window;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

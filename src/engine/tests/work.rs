@@ -16,48 +16,48 @@ use crate::store::StoreError;
 const BATCH: usize = 50;
 
 impl World {
-    async fn blob(&self, key: &str) -> BlobId {
+    pub(super) async fn blob(&self, key: &str) -> BlobId {
         let bucket = self.engine.bucket("bucket").unwrap();
         let key = ObjectKey::new(key).unwrap();
         self.engine.store.object_find(bucket.id, key).await.unwrap().entries[0].blob
     }
 
     /// The replicas of the object's only blob, by backend.
-    async fn stands(&self, key: &str) -> Vec<(u64, ReplicaState)> {
+    pub(super) async fn stands(&self, key: &str) -> Vec<(u64, ReplicaState)> {
         let mut stands: Vec<_> =
             self.of(key).await.iter().map(|replica| (replica.backend.0, replica.state)).collect();
         stands.sort_unstable();
         stands
     }
 
-    async fn of(&self, key: &str) -> Vec<Replica> {
+    pub(super) async fn of(&self, key: &str) -> Vec<Replica> {
         self.engine.store.blob_replicas(self.blob(key).await).await.unwrap()
     }
 
-    async fn on(&self, key: &str, backend: u64) -> Replica {
+    pub(super) async fn on(&self, key: &str, backend: u64) -> Replica {
         let all = self.of(key).await;
         all.into_iter().find(|replica| replica.backend == BackendId(backend)).unwrap()
     }
 
-    fn file(&self, replica: &Replica) -> std::path::PathBuf {
+    pub(super) fn file(&self, replica: &Replica) -> std::path::PathBuf {
         self.dir.path().join(format!("disk{}", replica.backend.0)).join(&replica.path)
     }
 
-    async fn replicate(&self) -> Step {
+    pub(super) async fn replicate(&self) -> Step {
         to_the_end(async || self.engine.replicate_step(BATCH, 4).await).await
     }
 
-    async fn thin(&self) -> Step {
+    pub(super) async fn thin(&self) -> Step {
         self.engine.surplus_step(&mut SurplusCursor::default(), BATCH, 4).await.unwrap()
     }
 
-    async fn drained(&self) -> Step {
+    pub(super) async fn drained(&self) -> Step {
         let mut cursor = DrainCursor::default();
         to_the_end(async || self.engine.drain_step(&mut cursor, BATCH, 4).await).await
     }
 
     /// Waits until `holds`.
-    async fn until(&self, holds: impl AsyncFn() -> bool) {
+    pub(super) async fn until(&self, holds: impl AsyncFn() -> bool) {
         let waits = async {
             while !holds().await {
                 tokio::task::yield_now().await;
@@ -67,14 +67,14 @@ impl World {
     }
 
     /// What the bucket wishes for new objects.
-    async fn wish(&self, replicas: u32) {
+    pub(super) async fn wish(&self, replicas: u32) {
         let wishes = BucketWishes { replicas: Some(replicas), ..BucketWishes::default() };
         let name = BucketName::new("bucket").unwrap();
         self.engine.store.bucket_change(name, wishes).await.unwrap();
     }
 
     /// Gives the three backends these quotas.
-    async fn quotas(&self, quotas: [Option<u64>; 3]) {
+    pub(super) async fn quotas(&self, quotas: [Option<u64>; 3]) {
         let backends = (1..).zip(quotas).map(|(number, quota)| DeclaredBackend {
             id: BackendId(number),
             name: format!("disk{number}"),
@@ -91,29 +91,29 @@ impl World {
         self.engine.store.declare(declaration).await.unwrap();
     }
 
-    async fn clean_up(&self) {
+    pub(super) async fn clean_up(&self) {
         while self.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
     }
 
-    async fn used(&self) -> [u64; 3] {
+    pub(super) async fn used(&self) -> [u64; 3] {
         let rows = self.engine.store.backends().await.unwrap();
         [0, 1, 2].map(|n| rows[n].used)
     }
 
-    async fn head(&self, key: &str) -> Timestamp {
+    pub(super) async fn head(&self, key: &str) -> Timestamp {
         let bucket = self.engine.bucket("bucket").unwrap();
         let key = ObjectKey::new(key).unwrap();
         self.engine.store.object_head(bucket.id, key).await.unwrap().meta.modified
     }
 
-    async fn is_clean(&self) {
+    pub(super) async fn is_clean(&self) {
         let wrong = self.engine.store.verify().await.unwrap();
         assert!(wrong.is_empty(), "{wrong:?}");
     }
 }
 
 /// Steps until there is nothing more to do now; what all of them did, and what the last one said.
-async fn to_the_end(mut step: impl AsyncFnMut() -> Result<Step, EngineError>) -> Step {
+pub(super) async fn to_the_end(mut step: impl AsyncFnMut() -> Result<Step, EngineError>) -> Step {
     let mut all = Step::default();
     loop {
         let one = step().await.unwrap();

@@ -126,7 +126,9 @@ CREATE UNIQUE INDEX replicas_blob ON replicas (blob, backend, dead);
 CREATE UNIQUE INDEX replicas_own ON replicas (backend, own) WHERE own IS NOT NULL;
 CREATE INDEX replicas_writing ON replicas (write) WHERE state = 0;
 CREATE INDEX replicas_leaving ON replicas (backend, write) WHERE state = 4;
-CREATE INDEX replicas_unreadable ON replicas (checked, write) WHERE state = 6;
+CREATE INDEX replicas_unreadable ON replicas (backend, checked, write) WHERE state = 6;
+-- Empty while all is well.
+CREATE INDEX replicas_dead ON replicas (backend, state, write) WHERE dead <> 0;
 
 -- `id` is the write id of the replica that it was. `due` is null once it is parked. What is `kept`
 -- was only borrowed: it is never deleted, and stands here so that it is not imported again, unless

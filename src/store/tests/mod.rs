@@ -7,6 +7,7 @@ mod lifecycle;
 mod listings;
 mod model;
 mod plans;
+mod scrub;
 mod settings;
 mod survey;
 mod uploads;
@@ -144,6 +145,21 @@ fn if_match(tag: u8) -> WriteConditions {
 impl Store {
     pub(crate) async fn bucket_create(&self, name: BucketName) -> Result<Arc<Bucket>, StoreError> {
         possible(self.bucket_create_with(name, BucketWishes::default(), None).await)
+    }
+
+    /// As if the blob had been imported, by this name, and nobody had read it since.
+    pub(crate) async fn blob_imported(&self, replica: Replica) -> Result<(), StoreError> {
+        self.write(Lane::Request, Need::Durable, move |tx| {
+            let own = (replica.write.0, replica.path.as_str());
+            tx.run("UPDATE replicas SET form = 2, own = ?2, borrowed = 1 WHERE write = ?1", own)?;
+            tx.run(
+                "UPDATE blobs SET hash = x'', groups = NULL
+                 WHERE id = (SELECT blob FROM replicas WHERE write = ?1)",
+                [replica.write.0],
+            )?;
+            Ok(())
+        })
+        .await
     }
 
     async fn bucket_set(&self, wishes: DeclaredBucket) -> Result<Arc<Bucket>, StoreError> {
