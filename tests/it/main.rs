@@ -15,6 +15,8 @@ mod content;
 mod crash;
 mod flood;
 mod form;
+mod heal;
+mod heal_kills;
 mod keys;
 mod lifecycle;
 mod listing;
