@@ -38,6 +38,7 @@ use crate::engine::VerifyOptions;
 use crate::engine::VerifyProgress;
 use crate::engine::WishRefused;
 use crate::model::Bucket;
+use crate::model::Duty;
 use crate::model::Grant;
 use crate::model::Grants;
 use crate::worker::Crew;
@@ -138,6 +139,11 @@ impl Desk {
                 value(&serde_json::json!({ "deleted": id }))
             }
             Operation::BackendList => self.backend_list().await,
+            Operation::BackendDrain(name) => self.drain(&name).await,
+            Operation::BackendUndrain(name) => self.undrain(&name).await,
+            Operation::BackendRemove(name, wish) => self.remove(&name, wish).await,
+            Operation::RebalancePlan => self.rebalance_plan().await,
+            Operation::SurplusPlan(wish) => self.surplus_plan(wish).await,
             Operation::BackendReset(name) => self.backend_reset(&name),
             Operation::Usage => value(&UsageView::new(self.engine.usage().await?)),
             Operation::ObjectShow(bucket, key) => self.object_show(&bucket, &key).await,
@@ -148,7 +154,7 @@ impl Desk {
             Operation::CleanupList(wish) => self.cleanup_list(&wish).await,
             Operation::CleanupRetry(chosen) => self.cleanup_retry(&chosen).await,
             Operation::CleanupForget(chosen) => self.cleanup_forget(&chosen).await,
-            Operation::Verify(_) | Operation::WorkerRun(_) => self.begin(operation).end().await,
+            Operation::Verify(_) | Operation::WorkerRun(..) => self.begin(operation).end().await,
         }
     }
 
@@ -156,7 +162,7 @@ impl Desk {
     pub fn begin(&self, operation: Operation) -> Long<'_> {
         match operation {
             Operation::Verify(wish) => self.verify(wish),
-            Operation::WorkerRun(name) => self.worker_run(name),
+            Operation::WorkerRun(name, wish) => self.worker_run(name, wish),
             operation => Long::new(self.run(operation), || Value::Null),
         }
     }
@@ -327,7 +333,9 @@ impl Desk {
         for state in self.engine.backends().await? {
             let named = places.iter().find(|place| place.name == state.row.name);
             let service = named.map(|place| place.service.clone()).unwrap_or_default();
-            views.push(BackendView::new(state, service));
+            let mut view = BackendView::new(state, service);
+            view.drain = Some(self.drain_view(&view.name).await?).filter(|drain| drain.draining);
+            views.push(view);
         }
         for place in places {
             if views.iter().all(|view| view.name != place.name) {
@@ -346,6 +354,9 @@ impl Desk {
                     breaker: None,
                     reached: None,
                     limited: false,
+                    duty: Duty::InUse.name().to_owned(),
+                    absent_since: None,
+                    drain: None,
                 });
             }
         }

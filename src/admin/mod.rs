@@ -19,6 +19,10 @@
 //! | `GET, PATCH, DELETE /api/v1/keys/ID` | one key |
 //! | `GET /api/v1/backends` | all backends with their ledger, breakers and limits reached |
 //! | `POST /api/v1/backends/NAME/reset` | closes the breaker of one backend |
+//! | `POST /api/v1/backends/NAME/drain, undrain` | empties a backend, or takes that back |
+//! | `POST /api/v1/backends/NAME/remove` | takes it out of use; what would be lost wants a word |
+//! | `GET /api/v1/rebalance` | what the rebalancer would move now |
+//! | `POST /api/v1/over_replication` | what the over-replication worker would remove now |
 //! | `GET /api/v1/objects/BUCKET/KEY` | the current version, its blobs and where they lie |
 //! | `GET /api/v1/workers` | all workers and how they fare |
 //! | `POST /api/v1/workers/NAME/wake` | lets a worker look now |
@@ -33,6 +37,7 @@
 
 mod cleanup;
 mod desk;
+mod duties;
 mod error;
 mod long;
 mod objects;
@@ -52,6 +57,7 @@ use std::sync::atomic::Ordering;
 pub use self::cleanup::*;
 pub use self::desk::Desk;
 pub use self::desk::Place;
+pub use self::duties::*;
 pub use self::error::ApiError;
 pub use self::lifecycle::LifecycleView;
 pub use self::lifecycle::NewLifecycle;

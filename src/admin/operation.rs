@@ -15,6 +15,8 @@ use serde_json::Value;
 
 use super::cleanup::ChosenPaths;
 use super::cleanup::CleanupWish;
+use super::duties::RemoveWish;
+use super::duties::SurplusWish;
 use super::error::ApiError;
 use super::lifecycle::NewLifecycle;
 use super::lifecycle::RuleView;
@@ -24,11 +26,15 @@ use super::views::NewKey;
 use super::views::VerifyWish;
 use super::views::Wishes;
 use super::workers::ChosenWorkers;
+use super::workers::RunWish;
 
 /// What all paths of this version of the surface begin with.
 pub(super) const ROOT: &str = "/api/v1/";
 /// After the name of a backend.
 const RESET: &str = "/reset";
+const DRAIN: &str = "/drain";
+const UNDRAIN: &str = "/undrain";
+const REMOVE: &str = "/remove";
 /// After the name of a worker.
 const WAKE: &str = "/wake";
 const RUN: &str = "/run";
@@ -56,12 +62,19 @@ pub enum Operation {
     KeyDelete(String),
     BackendList,
     BackendReset(String),
+    BackendDrain(String),
+    BackendUndrain(String),
+    BackendRemove(String, RemoveWish),
+    /// What the rebalancer would move now.
+    RebalancePlan,
+    /// What the over-replication worker would remove now.
+    SurplusPlan(SurplusWish),
     ObjectShow(String, String),
     WorkerList,
     /// Looks now instead of later.
     WorkerWake(String),
     /// A full pass, to its end.
-    WorkerRun(String),
+    WorkerRun(String, RunWish),
     WorkerPause(ChosenWorkers),
     WorkerResume(ChosenWorkers),
     CleanupList(CleanupWish),
@@ -86,10 +99,12 @@ impl Operation {
             let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
             plain(method, &format!("{kind}/{name}"))
         };
-        let worker = |name: &str, verb: &str| {
-            let of_worker = one(Method::POST, "workers", name);
-            Sent { path: of_worker.path + verb, ..of_worker }
+        let verb_of = |kind: &str, name: &str, verb: &str| {
+            let one = one(Method::POST, kind, name);
+            Sent { path: one.path + verb, ..one }
         };
+        let worker = |name: &str, verb: &str| verb_of("workers", name, verb);
+        let backend = |name: &str, verb: &str| verb_of("backends", name, verb);
         match self {
             Operation::Status => plain(Method::GET, "status"),
             Operation::Stop => plain(Method::POST, "stop"),
@@ -118,10 +133,12 @@ impl Operation {
             Operation::KeySet(id, change) => one(Method::PATCH, "keys", id).with(change),
             Operation::KeyDelete(id) => one(Method::DELETE, "keys", id),
             Operation::BackendList => plain(Method::GET, "backends"),
-            Operation::BackendReset(name) => {
-                let of_backend = one(Method::POST, "backends", name);
-                Sent { path: of_backend.path + RESET, ..of_backend }
-            }
+            Operation::BackendReset(name) => backend(name, RESET),
+            Operation::BackendDrain(name) => backend(name, DRAIN),
+            Operation::BackendUndrain(name) => backend(name, UNDRAIN),
+            Operation::BackendRemove(name, wish) => backend(name, REMOVE).with(wish),
+            Operation::RebalancePlan => plain(Method::GET, "rebalance"),
+            Operation::SurplusPlan(wish) => plain(Method::POST, "over_replication").with(wish),
             Operation::ObjectShow(bucket, key) => {
                 let of_bucket = one(Method::GET, "objects", bucket);
                 let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
@@ -129,7 +146,7 @@ impl Operation {
             }
             Operation::WorkerList => plain(Method::GET, "workers"),
             Operation::WorkerWake(name) => worker(name, WAKE),
-            Operation::WorkerRun(name) => worker(name, RUN),
+            Operation::WorkerRun(name, wish) => worker(name, RUN).with(wish),
             Operation::WorkerPause(chosen) => plain(Method::POST, "workers/pause").with(chosen),
             Operation::WorkerResume(chosen) => plain(Method::POST, "workers/resume").with(chosen),
             Operation::CleanupList(wish) => plain(Method::POST, "cleanup/list").with(wish),
@@ -142,7 +159,7 @@ impl Operation {
 
     /// It may take long, and is answered line by line.
     pub fn is_long(&self) -> bool {
-        matches!(self, Operation::Verify(_) | Operation::WorkerRun(_))
+        matches!(self, Operation::Verify(_) | Operation::WorkerRun(..))
     }
 
     /// The operation that a request asks for.
@@ -172,10 +189,9 @@ impl Operation {
             ("keys", Some(id), "PATCH") => Operation::KeySet(id, json(body)?),
             ("keys", Some(id), "DELETE") => Operation::KeyDelete(id),
             ("backends", None, "GET") => Operation::BackendList,
-            ("backends", Some(rest), "POST") => match rest.strip_suffix(RESET) {
-                Some(name) => Operation::BackendReset(name.to_owned()),
-                None => return Err(no_such_path()),
-            },
+            ("backends", Some(rest), "POST") => backend(&rest, body)?,
+            ("rebalance", None, "GET") => Operation::RebalancePlan,
+            ("over_replication", None, "POST") => Operation::SurplusPlan(json(body)?),
             ("objects", Some(path), "GET") => object(&path)?,
             ("workers", None, "GET") => Operation::WorkerList,
             ("workers", Some(rest), "POST") => worker(&rest, body)?,
@@ -196,12 +212,24 @@ fn object(path: &str) -> Result<Operation, ApiError> {
     Ok(Operation::ObjectShow(bucket.to_owned(), key.to_owned()))
 }
 
+fn backend(rest: &str, body: &[u8]) -> Result<Operation, ApiError> {
+    let at = rest.rfind('/').ok_or_else(no_such_path)?;
+    let (name, verb) = (rest[..at].to_owned(), &rest[at..]);
+    match verb {
+        RESET => Ok(Operation::BackendReset(name)),
+        DRAIN => Ok(Operation::BackendDrain(name)),
+        UNDRAIN => Ok(Operation::BackendUndrain(name)),
+        REMOVE => Ok(Operation::BackendRemove(name, json(body)?)),
+        _ => Err(no_such_path()),
+    }
+}
+
 fn worker(rest: &str, body: &[u8]) -> Result<Operation, ApiError> {
     match (rest, rest.strip_suffix(WAKE), rest.strip_suffix(RUN)) {
         ("pause", ..) => Ok(Operation::WorkerPause(json(body)?)),
         ("resume", ..) => Ok(Operation::WorkerResume(json(body)?)),
         (_, Some(name), _) => Ok(Operation::WorkerWake(name.to_owned())),
-        (_, _, Some(name)) => Ok(Operation::WorkerRun(name.to_owned())),
+        (_, _, Some(name)) => Ok(Operation::WorkerRun(name.to_owned(), json(body)?)),
         _ => Err(no_such_path()),
     }
 }
@@ -309,10 +337,18 @@ mod tests {
             Operation::KeyDelete("LK1".into()),
             Operation::BackendList,
             Operation::BackendReset("disk-1".into()),
+            Operation::BackendDrain("disk-1".into()),
+            Operation::BackendUndrain("a b".into()),
+            Operation::BackendRemove(
+                "disk-1".into(),
+                RemoveWish { purge: true, confirm: Some("1-2".into()) },
+            ),
+            Operation::RebalancePlan,
+            Operation::SurplusPlan(SurplusWish { batch: 7 }),
             Operation::ObjectShow("photos".into(), "a/b c/é?/".into()),
             Operation::WorkerList,
             Operation::WorkerWake("over_replication".into()),
-            Operation::WorkerRun("cleanup".into()),
+            Operation::WorkerRun("cleanup".into(), RunWish { batch: 5 }),
             Operation::WorkerPause(ChosenWorkers { names: vec!["drain".into()], all: false }),
             Operation::WorkerResume(ChosenWorkers { names: Vec::new(), all: true }),
             Operation::CleanupList(CleanupWish { backend: Some("disk-1".into()), all: true }),

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::duties::DrainView;
 use super::error::ApiError;
 use super::usage::ReachedView;
 use crate::base::Timestamp;
@@ -262,6 +263,16 @@ pub struct BackendView {
     /// Whether the owner limits what it may use.
     #[serde(default)]
     pub limited: bool,
+    /// `in use`, `draining`, `away` (absent for so long that its replicas do not count) or
+    /// `removed`.
+    #[serde(default)]
+    pub duty: String,
+    /// Since when it cannot be used, while it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent_since: Option<String>,
+    /// How far it is emptied, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
 }
 
 /// How far a backend is trusted.
@@ -314,6 +325,9 @@ impl BackendView {
             breaker: state.breaker.map(BreakerView::new),
             reached: state.reached.map(ReachedView::new),
             limited: state.limits.is_some_and(|limits| limits.is_set()),
+            duty: row.duty.name().to_owned(),
+            absent_since: row.absent_since.map(rfc3339),
+            drain: None,
         }
     }
 }

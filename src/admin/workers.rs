@@ -23,6 +23,9 @@ use crate::worker::RunProgress;
 use crate::worker::State;
 use crate::worker::Totals;
 
+/// The most that one step of a full pass may be asked to take.
+const BATCH_MAX: usize = 10_000;
+
 /// Some workers, or all that there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +34,15 @@ pub struct ChosenWorkers {
     pub names: Vec<String>,
     #[serde(default)]
     pub all: bool,
+}
+
+/// How a full pass shall be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunWish {
+    /// Things of one step, in place of what the configuration says; 0: as it says.
+    #[serde(default)]
+    pub batch: usize,
 }
 
 /// How a worker fares, since the server began.
@@ -159,12 +171,14 @@ impl Desk {
         value(&json!({ if paused { "paused" } else { "resumed" }: names }))
     }
 
-    pub(super) fn worker_run(&self, name: String) -> Long<'_> {
+    pub(super) fn worker_run(&self, name: String, wish: RunWish) -> Long<'_> {
         let progress = Arc::new(RunProgress::default());
         let (seen, found) = (Arc::clone(&progress), Name::from_text(&name));
         let work = async move {
             let name = self.worker(&name)?;
-            let totals = self.crew.run(name, &progress).await.map_err(|err| refused(name, &err))?;
+            let batch = Some(wish.batch).filter(|batch| *batch > 0).map(|b| b.min(BATCH_MAX));
+            let totals = self.crew.run_with(name, batch, &progress).await;
+            let totals = totals.map_err(|err| refused(name, &err))?;
             value(&PassView::new(name, totals))
         };
         Long::new(work, move || match found {

@@ -15,9 +15,13 @@ use super::output::size_or_none;
 use super::output::table;
 use super::session::ask;
 use super::usage::counted;
+use super::worker::pass;
 use crate::admin::BackendView;
+use crate::admin::DrainView;
 use crate::admin::Operation;
 use crate::admin::ReachedView;
+use crate::admin::RemoveWish;
+use crate::admin::RemovedView;
 use crate::app::offline::Needs;
 
 #[derive(clap::Args)]
@@ -42,12 +46,63 @@ enum What {
         /// Its name in the configuration
         name: String,
     },
+    /// Empty a backend: everything on it moves elsewhere, and nothing new goes there
+    #[command(
+        after_help = "It goes on in the background, also over restarts, until the backend         has no rows left;
+`larder backend list` shows how far it is and what cannot leave. Then         remove it, or take the
+drain back.
+
+        Examples:
+  larder backend drain old-disk
+  larder backend drain old-disk --wait"
+    )]
+    Drain {
+        /// Its name in the configuration
+        name: String,
+        /// Wait until nothing more can leave, and say how it went
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Take a drain, or a removal, back: what is left stays and counts again
+    #[command(after_help = "Example:
+  larder backend undrain old-disk")]
+    Undrain {
+        /// Its name in the configuration
+        name: String,
+    },
+    /// Take a backend out of use for good
+    #[command(
+        after_help = "Drain it first: it is refused while it has the only good replica of         anything, unless you confirm
+with the word that the refusal gives. Its bytes stay where         they are; with --purge they are deleted
+in the background, which wants the word as well.         Afterwards take its [[backend]] out of the
+configuration (with --purge when it has no rows         left).
+
+Examples:
+  larder backend remove old-disk
+          larder backend remove old-disk --purge --confirm 6750a1b2-1f2e3d4c"
+    )]
+    Remove {
+        /// Its name in the configuration
+        name: String,
+        /// Delete the bytes that Larder has there
+        #[arg(long)]
+        purge: bool,
+        /// The word that the refusal gave
+        #[arg(long, value_name = "WORD")]
+        confirm: Option<String>,
+    },
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     match &args.what {
         What::List => list(context),
         What::Reset { name } => reset(context, name),
+        What::Drain { name, wait } => drain(context, name, *wait),
+        What::Undrain { name } => undrain(context, name),
+        What::Remove { name, purge, confirm } => {
+            let wish = RemoveWish { purge: *purge, confirm: confirm.clone() };
+            remove(context, name, wish)
+        }
     }
 }
 
@@ -61,7 +116,7 @@ fn list(context: &Context) -> Outcome {
         vec![
             view.name.clone(),
             view.service.clone(),
-            view.state.clone(),
+            in_short(view),
             view.breaker.as_ref().map_or_else(|| "-".to_owned(), |breaker| breaker.state.clone()),
             size(view.used),
             size(view.reserved),
@@ -86,13 +141,29 @@ fn list(context: &Context) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// Its duty where that is another than to be used, or else whether it is there.
+fn in_short(view: &BackendView) -> String {
+    match view.duty.as_str() {
+        "" | "in use" => view.state.clone(),
+        duty => duty.to_owned(),
+    }
+}
+
 fn is_well(view: &BackendView) -> bool {
-    view.reached.is_none() && view.breaker.as_ref().is_none_or(|b| b.state == "closed")
+    let has_duty = matches!(view.duty.as_str(), "" | "in use") && view.absent_since.is_none();
+    has_duty && view.reached.is_none() && view.breaker.as_ref().is_none_or(|b| b.state == "closed")
 }
 
 /// How a backend is, in a sentence.
 pub(crate) fn standing(view: &BackendView) -> String {
     let mut said = vec![view.state.clone()];
+    match view.duty.as_str() {
+        "away" => said.push("its replicas do not count and are made elsewhere".to_owned()),
+        "removed" => said.push("removed: take it out of the configuration".to_owned()),
+        _ => {}
+    }
+    said.extend(view.absent_since.as_ref().map(|since| format!("out of reach since {since}")));
+    said.extend(view.drain.as_ref().filter(|_| view.duty == "draining").map(emptied));
     if let Some(breaker) = view.breaker.as_ref().filter(|breaker| breaker.state != "closed") {
         let mut text = format!("its breaker is {}", breaker.state);
         if let Some(seconds) = breaker.retry_in_seconds.filter(|_| breaker.state == "open") {
@@ -138,6 +209,56 @@ fn span(seconds: u64) -> String {
         91..=5400 => format!("{} min", seconds.div_ceil(60)),
         _ => format!("{} h", seconds.div_ceil(3600)),
     }
+}
+
+/// How far a backend is emptied, in words.
+fn emptied(drain: &DrainView) -> String {
+    if drain.rows == 0 {
+        return "it is empty and can be removed".to_owned();
+    }
+    let mut text = format!("{} rows and {} are still on it", drain.rows, size(drain.bytes));
+    if let Some(seconds) = drain.seconds_left {
+        text.push_str(&format!(", about {} at this pace", span(seconds)));
+    }
+    for (why, number) in &drain.stuck {
+        text.push_str(&format!("; {number} cannot leave: {why}"));
+    }
+    text
+}
+
+fn drain(context: &Context, name: &str, wait: bool) -> Outcome {
+    let begun: DrainView = ask(context, Operation::BackendDrain(name.to_owned()), Needs::Backends)?;
+    if wait {
+        return pass(context, "drain", None);
+    }
+    told(context, &begun, &format!("{name} is being emptied: {}", emptied(&begun)))
+}
+
+fn undrain(context: &Context, name: &str) -> Outcome {
+    let ended: DrainView =
+        ask(context, Operation::BackendUndrain(name.to_owned()), Needs::Backends)?;
+    told(context, &ended, &format!("{name} is in use again"))
+}
+
+fn remove(context: &Context, name: &str, wish: RemoveWish) -> Outcome {
+    let operation = Operation::BackendRemove(name.to_owned(), wish);
+    let removed: RemovedView = ask(context, operation, Needs::Backends)?;
+    let then = match removed.purge {
+        true => {
+            "its bytes are being deleted; take it out of the configuration when `larder backend \
+             list` shows no rows on it"
+        }
+        false => "take its [[backend]] out of the configuration",
+    };
+    told(context, &removed, &format!("{name} is out of use; {then}"))
+}
+
+fn told(context: &Context, view: &impl serde::Serialize, words: &str) -> Outcome {
+    match context.json {
+        true => print_json(&serde_json::to_value(view).map_err(anyhow::Error::from)?)?,
+        false => print(words)?,
+    }
+    Ok(Exit::Done)
 }
 
 fn reset(context: &Context, name: &str) -> Outcome {

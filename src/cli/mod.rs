@@ -15,6 +15,7 @@ mod key;
 mod object;
 mod lifecycle;
 mod output;
+mod plan;
 mod progress;
 mod serve;
 mod session;
@@ -112,6 +113,12 @@ enum Command {
     Object(object::Args),
     /// Show the workers of the background, and run, pause and resume them
     Worker(worker::Args),
+    /// Move replicas between backends with a quota, or say what would move
+    #[command(after_help = plan::REBALANCE_HELP)]
+    Rebalance(plan::RebalanceArgs),
+    /// Remove replicas that are more than wished, or say which
+    #[command(after_help = plan::SURPLUS_HELP)]
+    OverReplication(plan::SurplusArgs),
     /// Show and settle files that could not be deleted
     Cleanup(cleanup::Args),
     /// Show what the backends used of their limits, and when these are reached
@@ -250,6 +257,8 @@ fn carry_out(context: &Context, command: Command) -> Outcome {
         Command::Backend(args) => backend::run(context, &args),
         Command::Object(args) => object::run(context, &args),
         Command::Worker(args) => worker::run(context, &args),
+        Command::Rebalance(args) => plan::rebalance(context, &args),
+        Command::OverReplication(args) => plan::surplus(context, &args),
         Command::Cleanup(args) => cleanup::run(context, &args),
         Command::Usage(args) => usage::run(context, &args),
         Command::Status => status::run(context),

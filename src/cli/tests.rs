@@ -19,6 +19,7 @@ use crate::admin::NewLifecycle;
 use crate::admin::Operation;
 use crate::admin::Ready;
 use crate::admin::RuleView;
+use crate::admin::RunWish;
 use crate::admin::VerifyView;
 use crate::admin::VerifyWish;
 use crate::admin::Wishes;
@@ -229,7 +230,7 @@ impl Server {
 
 async fn ask(config: &Config, operation: Operation) -> Result<Value, Failure> {
     let needs = match operation {
-        Operation::BackendList | Operation::Usage | Operation::WorkerRun(_) => Needs::Backends,
+        Operation::BackendList | Operation::Usage | Operation::WorkerRun(..) => Needs::Backends,
         Operation::BackendReset(_) => Needs::Store,
         _ => Needs::Names,
     };
@@ -243,11 +244,11 @@ async fn ask(config: &Config, operation: Operation) -> Result<Value, Failure> {
 /// The verbs for background work.
 fn a_night() -> Vec<Operation> {
     vec![
-        Operation::WorkerRun("nobody".into()),
+        Operation::WorkerRun("nobody".into(), RunWish::default()),
         Operation::WorkerPause(serde_json::from_str(r#"{"names":["cleanup"]}"#).unwrap()),
         Operation::WorkerPause(serde_json::from_str(r#"{"names":["brewer"]}"#).unwrap()),
         Operation::WorkerPause(serde_json::from_str("{}").unwrap()),
-        Operation::WorkerRun("cleanup".into()),
+        Operation::WorkerRun("cleanup".into(), RunWish::default()),
         Operation::WorkerResume(serde_json::from_str(r#"{"all":true}"#).unwrap()),
         Operation::CleanupList(serde_json::from_str(r#"{"all":true}"#).unwrap()),
         Operation::CleanupList(serde_json::from_str(r#"{"backend":"nobody"}"#).unwrap()),

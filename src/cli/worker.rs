@@ -18,6 +18,7 @@ use super::session::configured;
 use crate::admin::ChosenWorkers;
 use crate::admin::Operation;
 use crate::admin::PassView;
+use crate::admin::RunWish;
 use crate::admin::WorkerView;
 use crate::app::offline::Needs;
 
@@ -47,6 +48,9 @@ enum What {
         /// Do a full pass and wait for its end
         #[arg(long)]
         wait: bool,
+        /// Things of one step of that pass, in place of what the configuration says
+        #[arg(long, value_name = "N", requires = "wait")]
+        batch: Option<usize>,
     },
     /// Let workers rest, also over restarts; a step that runs goes on to its end
     #[command(after_help = "Examples:\n  larder worker pause scrubber rebalancer\n  \
@@ -66,7 +70,8 @@ enum What {
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     match &args.what {
         What::List => list(context),
-        What::Run { name, wait } => run_one(context, name, *wait),
+        What::Run { name, wait: true, batch } => pass(context, name, *batch),
+        What::Run { name, .. } => run_one(context, name, false, None),
         What::Pause { names } => change(context, Operation::WorkerPause(chosen(names)), "paused"),
         What::Resume { names } => {
             change(context, Operation::WorkerResume(chosen(names)), "resumed")
@@ -136,7 +141,12 @@ fn change(context: &Context, operation: Operation, done: &str) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn run_one(context: &Context, name: &str, wait: bool) -> Outcome {
+/// A full pass of a worker, with progress on a terminal and its totals at the end.
+pub(crate) fn pass(context: &Context, name: &str, batch: Option<usize>) -> Outcome {
+    run_one(context, name, true, batch)
+}
+
+fn run_one(context: &Context, name: &str, wait: bool, batch: Option<usize>) -> Outcome {
     let config = configured(context)?;
     let progress = Progress::new(!context.json);
     let asked = block_on(async {
@@ -145,7 +155,8 @@ fn run_one(context: &Context, name: &str, wait: bool) -> Outcome {
             return session.run(Operation::WorkerWake(name.to_owned())).await.map(Asked::Woken);
         }
         let show = |far: PassView| progress.show(&how_far(&far));
-        let run = Operation::WorkerRun(name.to_owned());
+        let wish = RunWish { batch: batch.unwrap_or(0) };
+        let run = Operation::WorkerRun(name.to_owned(), wish);
         session.run_long(run, show).await.map(Asked::Passed)
     })?;
     drop(progress);

@@ -50,9 +50,11 @@ pub struct DrainCursor {
 }
 
 /// How far a backend is emptied.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DrainProgress {
-    pub holdings: Holdings,
+    /// Replicas and condemned paths that are still there.
+    pub rows: u64,
+    pub bytes: u64,
     /// Bytes that it held when the drain began, and when that was.
     pub began: Option<(Timestamp, u64)>,
     /// At the pace so far; `None` while that says nothing.
@@ -91,7 +93,6 @@ impl Engine {
         if row.duty == Duty::InUse || row.duty == Duty::Away {
             return Ok(None);
         }
-        let holdings = self.store.backend_holdings(row.id).await?;
         let began = self.store.drain_began(row.id).await?;
         let time_left = began.and_then(|(at, bytes)| {
             let gone = bytes.saturating_sub(row.used);
@@ -99,7 +100,13 @@ impl Engine {
             (gone > 0).then(|| elapsed.mul_f64(row.used as f64 / gone as f64))
         });
         let stuck = self.watch.stuck();
-        Ok(Some(DrainProgress { holdings, began, time_left, stuck }))
+        Ok(Some(DrainProgress { rows: row.rows, bytes: row.held(), began, time_left, stuck }))
+    }
+
+    /// What a backend holds, as far as its removal is concerned.
+    pub async fn backend_holdings(&self, name: &str) -> Result<(BackendId, Holdings), EngineError> {
+        let row = self.backend_row(name).await?;
+        Ok((row.id, self.store.backend_holdings(row.id).await?))
     }
 
     pub(crate) async fn backend_row(&self, name: &str) -> Result<BackendRow, EngineError> {

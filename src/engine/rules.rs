@@ -1,9 +1,10 @@
 //! The lifecycle rules of a bucket: read, changed and taken away, by whatever side it comes.
 //!
-//! Whoever changes rules wakes the worker that goes by them; nothing here knows of it.
+//! A change wakes whoever goes by the rules.
 
 use super::Engine;
 use super::EngineError;
+use super::FleetListener;
 use super::WishRefused;
 use crate::model::Lifecycle;
 use crate::model::Rule;
@@ -52,7 +53,9 @@ impl Engine {
     /// Takes all rules away; `Declared` when the configuration says them. May be repeated.
     pub async fn delete_lifecycle(&self, bucket: &str) -> Result<(), EngineError> {
         let bucket = self.bucket(bucket)?;
-        Ok(self.store.lifecycle_delete(bucket.name.clone()).await?)
+        self.store.lifecycle_delete(bucket.name.clone()).await?;
+        self.fleet_changed(FleetListener::Lifecycle).notify_one();
+        Ok(())
     }
 
     async fn change_lifecycle<F>(

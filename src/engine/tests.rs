@@ -406,6 +406,14 @@ async fn full_backends_are_no_room_and_others_are_tried_first() {
         world.comes_to_rest().await;
         // The last one has room.
         world.faults[2].clear();
+        let fleet = world.engine.fleet.load_full();
+        let last = fleet.get(BackendId(3)).unwrap();
+        let fits = async {
+            while !last.fitness(crate::model::Operation::Write, size as u64).is_fit() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, fits).await.expect("it is never written to again");
         let put = world.put("key", &bytes(size)).await;
         if size == 100 {
             put.unwrap();

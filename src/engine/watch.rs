@@ -49,7 +49,7 @@ pub(crate) struct Watch {
     parks: AtomicBool,
     seen: Mutex<Seen>,
     /// Woken by each change, beside those who make up for missing replicas and surplus.
-    changed: [Arc<Notify>; 2],
+    changed: [Arc<Notify>; 3],
     own_line: Seldom,
     /// Replicas that cannot leave their backends, by the reason, as the last walk found.
     stuck: Mutex<BTreeMap<String, u64>>,
@@ -71,11 +71,13 @@ struct Look {
     is_out: bool,
 }
 
-/// Who is told of changes of the fleet.
+/// Who is woken when the fleet has changed, beside those whom the store wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FleetListener {
     Drain,
     PendingReaper,
+    /// Also when rules have changed.
+    Lifecycle,
 }
 
 impl Watch {

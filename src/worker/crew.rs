@@ -94,6 +94,11 @@ impl Crew {
         self.posts.iter().for_each(|post| post.changed.notify_one());
     }
 
+    /// What holds for the next steps.
+    pub fn settings(&self) -> Arc<CrewSettings> {
+        self.ground.settings.load_full()
+    }
+
     /// The workers that there are.
     pub fn names(&self) -> Vec<Name> {
         self.posts.iter().map(|post| post.name).collect()
@@ -128,16 +133,27 @@ impl Crew {
     /// lock and holds it, and repeats its step until there is no more to do or nothing was done.
     /// When nobody waits for the run any more, it ends after the step that is on its way.
     pub async fn run(&self, name: Name, progress: &Arc<RunProgress>) -> Result<Totals, RunError> {
+        self.run_with(name, None, progress).await
+    }
+
+    /// The same with steps of so many things, where that is said.
+    pub async fn run_with(
+        &self,
+        name: Name,
+        batch: Option<usize>,
+        progress: &Arc<RunProgress>,
+    ) -> Result<Totals, RunError> {
         let post = Arc::clone(self.post(name).ok_or(RunError::NoSuchWorker)?);
         let stop = self.ground.stop.child_token();
         let _ends_with_us = stop.clone().drop_guard();
-        let pass = self.tasks.spawn(full_pass(post, Arc::clone(progress), stop));
+        let pass = self.tasks.spawn(full_pass(post, batch, Arc::clone(progress), stop));
         pass.await.unwrap_or_else(|err| Err(RunError::Panicked(err.to_string())))
     }
 }
 
 async fn full_pass(
     post: Arc<Post>,
+    batch: Option<usize>,
     progress: Arc<RunProgress>,
     stop: CancellationToken,
 ) -> Result<Totals, RunError> {
@@ -151,7 +167,11 @@ async fn full_pass(
             paused.ok_or(RunError::Stopped)?;
             continue;
         };
-        let attempt = post.attempt(&mut worker, &post.turn(true, stop.clone())).await;
+        let mut turn = post.turn(true, stop.clone());
+        if let Some(batch) = batch {
+            Arc::make_mut(&mut turn.settings).of_mut(post.name).batch = batch;
+        }
+        let attempt = post.attempt(&mut worker, &turn).await;
         drop(permit);
         let step = match attempt {
             Attempt::Done(step) => step,

@@ -16,6 +16,7 @@
 mod cleanup;
 mod crew;
 mod drain;
+mod lifecycle;
 mod over_replication;
 mod pending_reaper;
 mod post;

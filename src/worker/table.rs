@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::Worker;
 use super::cleanup::Cleanup;
 use super::drain::Drain;
+use super::lifecycle::Lifecycle;
 use super::over_replication::OverReplication;
 use super::pending_reaper::PendingReaper;
 use super::rebalancer::Rebalancer;
@@ -113,6 +114,7 @@ pub(super) fn factories(engine: &Arc<Engine>) -> Vec<(Name, Factory)> {
         (Name::Replicator, made(engine, Replicator::new)),
         (Name::OverReplication, made(engine, OverReplication::new)),
         (Name::Rebalancer, made(engine, Rebalancer::new)),
+        (Name::Lifecycle, made(engine, Lifecycle::new)),
         (Name::Drain, made(engine, Drain::new)),
     ]
 }

@@ -269,7 +269,9 @@ async fn what_cannot_leave_is_told_and_not_tried_for_ever() {
     assert_eq!((step.next, step.counts.get("stuck")), (Next::Woken, Some(&1)));
     assert!(step.backlog.is_some_and(|left| left > 0));
     let progress = world.engine.drain_progress("disk1").await.unwrap().unwrap();
-    assert_eq!((progress.holdings.replicas, progress.holdings.sole), (1, 0));
+    assert_eq!((progress.rows, progress.bytes), (1, 100));
+    let (_, holdings) = world.engine.backend_holdings("disk1").await.unwrap();
+    assert_eq!((holdings.replicas, holdings.sole), (1, 0));
     let (why, number) = progress.stuck.first_key_value().unwrap();
     assert!(why.contains("no other backend") && *number == 1, "{why}");
     assert_eq!(world.stands("key").await, [(1, ReplicaState::Leaving), (2, GOOD), (3, GOOD)]);
