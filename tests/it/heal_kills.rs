@@ -4,14 +4,12 @@
 //! `LARDER_SEED` repeats a run's choices, `LARDER_HEAL_KILLS` says how often each test kills.
 
 use crate::content::Rng;
-use crate::heal::Healing;
+use crate::heal::{Healing, PACE};
 use crate::world::{pause, seeded};
 
 /// Objects that there is something to do about: so many that a kill comes in the middle.
 const OBJECTS: usize = 40;
 const SIZE: usize = 100 << 10;
-/// What may be written to a backend, so that the work takes its time.
-const PACE: &str = "bandwidth = { up = [\"2 MiB/s\"] }";
 /// Kills of a plain `cargo test`, for each test.
 const KILLS: usize = 4;
 
@@ -117,4 +115,20 @@ fn killed_while_it_rebalances_it_goes_on() {
     });
     assert!((shares[0] - shares[1]).abs() <= 0.01, "{shares:?}");
     assert_eq!(kept.pass("rebalancer")["processed"], 0, "there is nothing left to move");
+}
+
+#[test]
+fn killed_while_it_drains_it_goes_on() {
+    let mut rng = seeded("killed_while_it_drains_it_goes_on");
+    let mut kept = Healing::new(|config| config.backends[2].more.push(PACE.into()));
+    put_many(&mut kept);
+    assert_eq!((many(&kept, "disk1"), many(&kept, "disk2")), (OBJECTS, 0));
+    kept.said(&["backend", "drain", "disk1"]);
+    kill_meanwhile(&mut kept, &mut rng, |kept| many(kept, "disk1"));
+    kept.pass("drain");
+    kept.is_whole("it was killed while it drained");
+    assert_eq!(kept.files("disk1").len(), 0);
+    kept.said(&["backend", "remove", "disk1"]);
+    kept.leaves_out("disk1");
+    kept.is_whole("without the backend that was drained");
 }

@@ -16,6 +16,7 @@ mod crash;
 mod flood;
 mod form;
 mod heal;
+mod heal_drain;
 mod heal_kills;
 mod keys;
 mod lifecycle;
