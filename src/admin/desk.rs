@@ -154,7 +154,10 @@ impl Desk {
             Operation::CleanupList(wish) => self.cleanup_list(&wish).await,
             Operation::CleanupRetry(chosen) => self.cleanup_retry(&chosen).await,
             Operation::CleanupForget(chosen) => self.cleanup_forget(&chosen).await,
-            Operation::Verify(_) | Operation::WorkerRun(..) => self.begin(operation).end().await,
+            Operation::Verify(_)
+            | Operation::WorkerRun(..)
+            | Operation::Import(_)
+            | Operation::Reconcile(_) => self.begin(operation).end().await,
         }
     }
 
@@ -163,6 +166,8 @@ impl Desk {
         match operation {
             Operation::Verify(wish) => self.verify(wish),
             Operation::WorkerRun(name, wish) => self.worker_run(name, wish),
+            Operation::Import(asked) => self.import(asked),
+            Operation::Reconcile(asked) => self.reconcile(asked),
             operation => Long::new(self.run(operation), || Value::Null),
         }
     }

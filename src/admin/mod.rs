@@ -31,6 +31,8 @@
 //! | `POST /api/v1/cleanup/list` | paths that cleanup has given up |
 //! | `POST /api/v1/cleanup/retry`, `.../forget` | `{"ids": [...]}`; retry also `{"all": true}` |
 //! | `GET /api/v1/usage` | what each backend used this month and this day, against its limits |
+//! | `POST /api/v1/import` | makes objects of files that lie on a backend |
+//! | `POST /api/v1/reconcile` | compares what backends hold with what the store knows |
 //! | `POST /api/v1/verify` | a JSON value a line: progress, and at last the result |
 //!
 //! A refusal is `{"error": {"code", "message", "hint"}}`; programs may rely on the code.
@@ -43,6 +45,7 @@ mod long;
 mod objects;
 mod lifecycle;
 mod operation;
+mod reconcile;
 mod router;
 mod server;
 mod socket;
@@ -67,6 +70,7 @@ pub use self::long::LongEvent;
 pub use self::objects::*;
 pub use self::operation::Operation;
 pub use self::operation::Sent;
+pub use self::reconcile::*;
 pub use self::server::serve;
 pub use self::server::serve_socket;
 pub use self::socket::Socket;

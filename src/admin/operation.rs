@@ -20,6 +20,8 @@ use super::duties::SurplusWish;
 use super::error::ApiError;
 use super::lifecycle::NewLifecycle;
 use super::lifecycle::RuleView;
+use super::reconcile::ImportAsked;
+use super::reconcile::ReconcileAsked;
 use super::views::ChangedKey;
 use super::views::NewBucket;
 use super::views::NewKey;
@@ -81,6 +83,8 @@ pub enum Operation {
     CleanupRetry(ChosenPaths),
     CleanupForget(ChosenPaths),
     Usage,
+    Import(ImportAsked),
+    Reconcile(ReconcileAsked),
     Verify(VerifyWish),
 }
 
@@ -153,13 +157,21 @@ impl Operation {
             Operation::CleanupRetry(chosen) => plain(Method::POST, "cleanup/retry").with(chosen),
             Operation::CleanupForget(chosen) => plain(Method::POST, "cleanup/forget").with(chosen),
             Operation::Usage => plain(Method::GET, "usage"),
+            Operation::Import(asked) => plain(Method::POST, "import").with(asked),
+            Operation::Reconcile(asked) => plain(Method::POST, "reconcile").with(asked),
             Operation::Verify(wish) => plain(Method::POST, "verify").with(wish),
         }
     }
 
     /// It may take long, and is answered line by line.
     pub fn is_long(&self) -> bool {
-        matches!(self, Operation::Verify(_) | Operation::WorkerRun(..))
+        matches!(
+            self,
+            Operation::Verify(_)
+                | Operation::WorkerRun(..)
+                | Operation::Import(_)
+                | Operation::Reconcile(_)
+        )
     }
 
     /// The operation that a request asks for.
@@ -197,8 +209,11 @@ impl Operation {
             ("workers", Some(rest), "POST") => worker(&rest, body)?,
             ("cleanup", Some(verb), "POST") => cleanup(&verb, body)?,
             ("usage", None, "GET") => Operation::Usage,
+            ("import", None, "POST") => Operation::Import(json(body)?),
+            ("reconcile", None, "POST") => Operation::Reconcile(json(body)?),
             ("verify", None, "POST") => Operation::Verify(json(body)?),
-            ("status" | "stop" | "backends" | "workers" | "usage" | "verify", None, _)
+            ("status" | "stop" | "backends" | "workers" | "usage", None, _)
+            | ("import" | "reconcile" | "verify", None, _)
             | ("buckets" | "keys", _, _) => return Err(not_allowed(method.as_str(), path)),
             _ => return Err(no_such_path()),
         };
@@ -355,6 +370,15 @@ mod tests {
             Operation::CleanupRetry(ChosenPaths { ids: Vec::new(), all: true }),
             Operation::CleanupForget(ChosenPaths { ids: vec!["0".repeat(13)], all: false }),
             Operation::Usage,
+            Operation::Import(ImportAsked {
+                backend: "disk-1".into(),
+                bucket: "photos".into(),
+                prefix: "a/é".into(),
+                take_over: true,
+                ..ImportAsked::default()
+            }),
+            Operation::Reconcile(ReconcileAsked::default()),
+            Operation::Reconcile(ReconcileAsked { backend: Some("disk-1".into()) }),
             Operation::Verify(VerifyWish { backends: true, read: false }),
         ]
     }

@@ -49,6 +49,9 @@ pub struct Wishes {
     /// Bytes; 0 for no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<u64>,
+    /// Whether files that are found below its name on a backend become its objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imports: Option<bool>,
 }
 
 impl Wishes {
@@ -64,6 +67,7 @@ impl Wishes {
             require_distinct: self.require_distinct.clone(),
             max_uploads: self.max_uploads,
             quota: self.quota,
+            imports: self.imports,
         })
     }
 }
@@ -89,6 +93,8 @@ pub struct BucketView {
     /// 0: no limit.
     pub max_uploads: u32,
     pub quota: Option<u64>,
+    /// Files that are found below its name on a backend become its objects.
+    pub imports: bool,
     pub objects: u64,
     /// Of current objects and of parts.
     pub bytes: u64,
@@ -111,6 +117,7 @@ impl BucketView {
             require_distinct: bucket.placement.require_distinct.clone(),
             max_uploads: bucket.max_uploads,
             quota: bucket.quota,
+            imports: bucket.imports,
             objects: usage.objects,
             bytes: usage.bytes,
             uploads: usage.uploads,

@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::long::Long;
 use super::views::rfc3339;
 use crate::base::chain;
+use crate::worker::Held;
 use crate::worker::Name;
 use crate::worker::Report;
 use crate::worker::RunError;
@@ -185,6 +186,11 @@ impl Desk {
             Some(name) => json!(PassView::new(name, seen.now())),
             None => Value::Null,
         })
+    }
+
+    /// Keeps a worker from its steps while an operator's verb does its work.
+    pub(super) async fn hold(&self, name: Name) -> Result<Held, ApiError> {
+        self.crew.hold(name).await.map_err(|err| refused(name, &err))
     }
 
     /// A worker that there is.

@@ -50,6 +50,7 @@ enum What {
         larder bucket set photos --quota none")]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args([
         "replicas", "min_replicas", "routing", "require_distinct", "max_uploads", "quota",
+        "import",
     ]))]
     Set {
         #[arg(value_parser = bucket_name)]
@@ -86,6 +87,9 @@ struct WishArgs {
     /// The most bytes it may hold, such as '500 GB'; `none` for no limit
     #[arg(long, value_name = "SIZE", value_parser = quota)]
     quota: Option<u64>,
+    /// Files found below its name on a backend: only report them, or import them as its objects
+    #[arg(long, value_parser = ["report", "import"])]
+    import: Option<String>,
 }
 
 impl WishArgs {
@@ -100,6 +104,7 @@ impl WishArgs {
             require_distinct: self.require_distinct.as_ref().map(labels),
             max_uploads: self.max_uploads,
             quota: self.quota,
+            imports: self.import.as_ref().map(|rule| rule == "import"),
         }
     }
 }
@@ -169,6 +174,7 @@ fn details(view: &BucketView) -> Vec<(&'static str, String)> {
         ("require distinct", view.require_distinct.join(", ")),
         ("uploads", format!("{}, at most {}", view.uploads, no_limit(view.max_uploads))),
         ("quota", size_or_none(view.quota)),
+        ("import", if view.imports { "files found on backends" } else { "no" }.to_owned()),
         ("objects", view.objects.to_string()),
         ("bytes", size(view.bytes)),
     ]

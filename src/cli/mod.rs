@@ -10,6 +10,7 @@ mod check;
 mod cleanup;
 mod completions;
 mod config;
+mod import;
 mod init;
 mod key;
 mod object;
@@ -17,6 +18,7 @@ mod lifecycle;
 mod output;
 mod plan;
 mod progress;
+mod reconcile;
 mod serve;
 mod session;
 mod status;
@@ -130,6 +132,12 @@ enum Command {
         was refused is counted\nfrom its start.\n\nExample:\n  larder status --json"
     )]
     Status,
+    /// Make objects of files that lie on a backend, where they are
+    #[command(after_help = import::AFTER_HELP)]
+    Import(import::Args),
+    /// Compare what the backends hold with what the store knows of it
+    #[command(after_help = reconcile::AFTER_HELP)]
+    Reconcile(reconcile::Args),
     /// Say whether the metadata store and the backends are as they should be
     #[command(after_help = "Without options the store recomputes every derived number. It only \
         reports, also while\nthe server serves. Exit code 1: faults were found.\n\n\
@@ -262,6 +270,8 @@ fn carry_out(context: &Context, command: Command) -> Outcome {
         Command::Cleanup(args) => cleanup::run(context, &args),
         Command::Usage(args) => usage::run(context, &args),
         Command::Status => status::run(context),
+        Command::Import(args) => import::run(context, &args),
+        Command::Reconcile(args) => reconcile::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
         Command::Config(args) => config::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),

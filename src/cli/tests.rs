@@ -90,6 +90,9 @@ fn options_may_stand_before_and_after_the_command() {
         "larder cleanup forget --yes",
         "larder object show photos",
         "larder usage cloud",
+        "larder import disk1",
+        "larder import disk1 No",
+        "larder bucket set photos --import maybe",
         "larder init --s3 nobody --s3-bucket b --s3-key-id k --s3-secret-file f",
     ] {
         assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
@@ -152,6 +155,10 @@ fn every_line_of_the_manual_is_understood() {
         "larder usage --backend cloud --json",
         "larder status",
         "larder config providers",
+        "larder bucket set photos --import report",
+        "larder import disk1 photos --prefix a/b --strip a --dry-run --take-over",
+        "larder reconcile",
+        "larder reconcile disk1 --json",
         "larder verify --backends --read",
         "larder completions bash",
     ] {

@@ -24,6 +24,9 @@ use crate::model::access::Actions;
 use crate::model::access::PRESETS;
 use crate::store::DeclaredBucket;
 
+/// What is done with files that are found below a bucket's name on a backend.
+const IMPORT_RULES: [&str; 2] = ["report", IMPORT];
+const IMPORT: &str = "import";
 /// Characters of a key's id, as AWS has them.
 const ID_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 const SECRET_LEN: std::ops::RangeInclusive<usize> = 8..=128;
@@ -42,6 +45,7 @@ pub(crate) fn buckets(
         }
         let quota = sizes_but_zero(&raw.quota, "quota", found);
         let lifecycle = lifecycle::check(&raw.lifecycle, found);
+        let imports = raw.import.as_ref().is_some_and(|rule| imports(rule, found));
         let max_uploads = raw.max_uploads.as_ref().map_or(0, |spot| spot.value);
         let Some(name) = raw.name.as_ref().and_then(|name| bucket_name(name, found)) else {
             continue;
@@ -50,9 +54,18 @@ pub(crate) fn buckets(
             let at = raw.name.as_ref().map(|spot| spot.at);
             found.wrong(at, format!("the bucket `{name}` is declared twice"));
         }
-        buckets.push(DeclaredBucket { name, placement, max_uploads, quota, lifecycle });
+        buckets.push(DeclaredBucket { name, placement, max_uploads, quota, lifecycle, imports });
     }
     buckets
+}
+
+/// Whether the word means that files become objects.
+fn imports(rule: &Spot<String>, found: &mut Findings) -> bool {
+    if !IMPORT_RULES.contains(&rule.value.as_str()) {
+        let text = format!("`{}` is no rule for files: report or import", rule.value);
+        found.wrong(rule.at, text);
+    }
+    rule.value == IMPORT
 }
 
 fn bucket_name(raw: &Spot<String>, found: &mut Findings) -> Option<BucketName> {

@@ -104,6 +104,7 @@ pub(crate) struct RawBucket {
     pub(crate) max_uploads: Option<Spot<u32>>,
     pub(crate) quota: Option<Spot<u64>>,
     pub(crate) lifecycle: Vec<RawRule>,
+    pub(crate) import: Option<Spot<String>>,
 }
 
 pub(crate) struct RawKey {
@@ -313,6 +314,7 @@ fn bucket(reader: &mut Reader<'_>, section: &Section<'_>) -> RawBucket {
         max_uploads: reader.number(section, "max_uploads"),
         quota: reader.size(section, "quota"),
         lifecycle: lifecycle::raw(reader, section),
+        import: reader.text(section, "import"),
     }
 }
 

@@ -126,6 +126,7 @@ pub(crate) const RULE: &[Key] = &[
     now("expire_on"),
     now("abort_uploads_after"),
     now("enabled"),
+    now("import"),
 ];
 
 pub(crate) const KEY: &[Key] = &[now("id"), secret("secret"), now("create_buckets"), now("grants")];

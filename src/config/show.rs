@@ -295,6 +295,7 @@ fn bucket(bucket: &DeclaredBucket) -> Table {
     table.insert("max_uploads".into(), Value::Integer(bucket.max_uploads.into()));
     text(&mut table, "quota", bucket.quota.map(size).unwrap_or_default());
     table.insert("lifecycle".into(), lifecycle::show(&bucket.lifecycle));
+    text(&mut table, "import", if bucket.imports { "import" } else { "report" });
     table
 }
 

@@ -85,7 +85,7 @@ fn what_is_written_is_what_is_meant() {
         options = { bucket = \"x\", region = \"r\", enable_virtual_host_style = true, assume_role_duration_seconds = 7 }\n\
         labels = { site = \"away\" }\n\
         [[bucket]]\nname = \"photos\"\nmin_replicas = 2\nrequire_distinct = [\"site\"]\n\
-        max_uploads = 3\nquota = \"1 TB\"\n\
+        max_uploads = 3\nquota = \"1 TB\"\nimport = \"import\"\n\
         [[key]]\nid = \"LKPHOTOS0000000000AB\"\nsecret = \"12345678\"\ncreate_buckets = true\n\
         grants = [{ bucket = \"photos\", preset = \"read-only\", prefix = \"a/\" },\n\
         { bucket = \"*\", allow = [\"list\"] }]\n";
@@ -112,6 +112,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(photos.placement.routing, Routing::Spread);
     assert_eq!(photos.placement.require_distinct, ["site"]);
     assert_eq!((photos.max_uploads, photos.quota), (3, Some(1_000_000_000_000)));
+    assert!(photos.imports);
     let key = &config.keys[0];
     assert!(key.declared && key.grants.create_buckets);
     assert_eq!(key.grants.list[0].bucket.as_ref().map(|name| name.as_str()), Some("photos"));

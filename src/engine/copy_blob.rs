@@ -4,6 +4,9 @@
 //! balancing and writes that fell below `min_replicas` all use it. What arrives was verified on
 //! its way, so a damaged source never spreads.
 //!
+//! A blob that was imported has no hash yet. A copy reads all of it, so it gets its hash from the
+//! first copy, before that is recorded: from then on both replicas are held against it.
+//!
 //! # Invariant
 //!
 //! An intent that was registered here is settled here: it becomes a good replica, beside the others
@@ -18,6 +21,9 @@ use futures_util::StreamExt;
 
 use super::Engine;
 use super::EngineError;
+use super::hash::BlobHash;
+use super::hash::BodyHasher;
+use super::hash::Wanted;
 use super::read;
 use super::read::Live;
 use super::read::Means;
@@ -119,7 +125,7 @@ impl Engine {
         let segment = Segment {
             blob: source.blob,
             size: source.size,
-            hash: source.hash,
+            hash: Some(source.hash),
             groups: Some(source.groups),
             replicas: source.replicas,
             from: 0,
@@ -172,15 +178,25 @@ impl Copy {
     async fn run(self, choose: Choose, hold: impl Send + 'static) -> Result<Intent, CopyBlobError> {
         let (store, settling) = (self.live.store.clone(), self.settling.clone());
         let intent = store.replica_register(self.segment.blob, self.when, choose).await?;
-        let (write, ending) = (intent.write, self.ending);
-        if let Err(Failed { why, unknown }) = self.bytes(&intent, hold).await {
-            settling.settle(Due::Failed(FailedWrite { write, unknown })).await;
-            return Err(why);
-        }
-        let recorded = match ending {
-            Ending::Left => Ok(()),
-            Ending::Good => store.replica_commit(write).await,
-            Ending::InsteadOf(old, reason) => store.replica_swap(write, old, reason).await,
+        let (write, blob, ending) = (intent.write, self.segment.blob, self.ending);
+        let found = match self.bytes(&intent, hold).await {
+            Ok(found) => found,
+            Err(Failed { why, unknown }) => {
+                settling.settle(Due::Failed(FailedWrite { write, unknown })).await;
+                return Err(why);
+            }
+        };
+        let known = match found {
+            Some(found) => store.blob_hash_set(blob, found.hash, found.groups).await,
+            None => Ok(()),
+        };
+        let recorded = match (known, ending) {
+            (Err(err), _) => Err(err),
+            (Ok(()), Ending::Left) => Ok(()),
+            (Ok(()), Ending::Good) => store.replica_commit(write).await,
+            (Ok(()), Ending::InsteadOf(old, reason)) => {
+                store.replica_swap(write, old, reason).await
+            }
         };
         let Err(why) = recorded else { return Ok(intent) };
         settling
@@ -195,8 +211,13 @@ impl Copy {
         Err(why.into())
     }
 
-    /// Brings the bytes to the intent's path and makes them durable.
-    async fn bytes(self, intent: &Intent, hold: impl Send + 'static) -> Result<(), Failed> {
+    /// Brings the bytes to the intent's path and makes them durable; their hash, if the store does
+    /// not know it.
+    async fn bytes(
+        self,
+        intent: &Intent,
+        hold: impl Send + 'static,
+    ) -> Result<Option<BlobHash>, Failed> {
         let Some(target) = self.live.fleet.get(intent.backend).cloned() else {
             return Err(Failed { why: CopyBlobError::Gone(intent.backend), unknown: false });
         };
@@ -206,6 +227,8 @@ impl Copy {
             0 => None,
             kept => Some(self.buffers.take(kept).await),
         };
+        let hasher =
+            self.segment.hash.is_none().then(|| self.means.hashers.begin(Wanted::default()));
         let segments: VecDeque<Segment> =
             Some(self.segment).filter(|_| size > 0).into_iter().collect();
         let body = read::open(self.live, self.means, segments, hold).await;
@@ -216,11 +239,11 @@ impl Copy {
             why: CopyBlobError::Target(intent.backend, err),
         };
         let writer = target.write(&intent.path, size).await.map_err(failed)?;
-        pass_on(body, writer, intent.backend).await?;
-        match replaces {
-            true => seen(&target, intent, size).await,
-            false => Ok(()),
+        let found = pass_on(body, writer, hasher, intent.backend).await?;
+        if replaces {
+            seen(&target, intent, size).await?;
         }
+        Ok(found)
     }
 }
 
@@ -239,14 +262,20 @@ async fn seen(target: &Backend, intent: &Intent, size: u64) -> Result<(), Failed
 async fn pass_on(
     mut body: read::Body,
     mut writer: Writer,
+    mut hasher: Option<BodyHasher>,
     target: BackendId,
-) -> Result<(), Failed> {
+) -> Result<Option<BlobHash>, Failed> {
     while let Some(piece) = body.next().await {
         let why = match piece {
-            Ok(piece) => match writer.write(piece).await {
-                Ok(()) => continue,
-                Err(err) => CopyBlobError::Target(target, err),
-            },
+            Ok(piece) => {
+                if let Some(hasher) = &mut hasher {
+                    hasher.update(piece.clone()).await;
+                }
+                match writer.write(piece).await {
+                    Ok(()) => continue,
+                    Err(err) => CopyBlobError::Target(target, err),
+                }
+            }
             Err(err) => CopyBlobError::Source(err),
         };
         let unknown = match writer.abort().await {
@@ -258,5 +287,9 @@ async fn pass_on(
     writer
         .finish()
         .await
-        .map_err(|err| Failed { unknown: err.unknown, why: CopyBlobError::Target(target, err) })
+        .map_err(|err| Failed { unknown: err.unknown, why: CopyBlobError::Target(target, err) })?;
+    Ok(match &mut hasher {
+        Some(hasher) => Some(hasher.end_blob().await),
+        None => None,
+    })
 }

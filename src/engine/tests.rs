@@ -652,6 +652,7 @@ impl World {
                 max_uploads: 0,
                 quota: None,
                 lifecycle: Lifecycle::default(),
+                imports: false,
             }],
             keys: Vec::new(),
             default_placement: placement,

@@ -114,6 +114,8 @@ pub struct Bucket {
     pub max_uploads: u32,
     /// Bytes of its current objects and parts; `None` for no limit.
     pub quota: Option<u64>,
+    /// Files that are found below its name on a backend become its objects.
+    pub imports: bool,
     /// The configuration file declares it: S3 calls and the command line leave its wishes alone.
     pub declared: bool,
 }

@@ -151,6 +151,35 @@ impl Store {
         })
         .await
     }
+
+    /// The hash of an imported blob, once its bytes have been read. Repeating it changes nothing;
+    /// `Changed` when the blob is known to have other bytes, `Superseded` when it is gone.
+    pub async fn blob_hash_set(
+        &self,
+        blob: BlobId,
+        hash: [u8; 32],
+        groups: Vec<[u8; 32]>,
+    ) -> Result<(), StoreError> {
+        self.write(Lane::Work, Need::Durable, move |tx| {
+            let known: Option<Option<[u8; 32]>> = tx.one(
+                "SELECT nullif(hash, x'') FROM blobs WHERE id = ?1 AND refs > 0",
+                [blob.0],
+                |row| row.get(0),
+            )?;
+            match known.ok_or(StoreError::Superseded)? {
+                Some(known) if known == hash => Ok(()),
+                Some(_) => Err(StoreError::Changed),
+                None => {
+                    tx.run(
+                        "UPDATE blobs SET hash = ?2, groups = ?3 WHERE id = ?1",
+                        (blob.0, hash, codec::hashes(&groups)),
+                    )?;
+                    Ok(())
+                }
+            }
+        })
+        .await
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -293,7 +322,7 @@ const KEY_HOLE: char = '\u{1}';
 
 /// The stem without the key, which the version holds already: most of the bytes of a small
 /// object's metadata are its key. `None` where it cannot be shortened.
-fn stem_short(stem: &str, key: &ObjectKey) -> Option<String> {
+pub(super) fn stem_short(stem: &str, key: &ObjectKey) -> Option<String> {
     let is_plain = !stem.contains(KEY_HOLE) && stem.contains(key.as_str());
     (is_plain && key.as_bytes().len() > 1)
         .then(|| stem.replacen(key.as_str(), KEY_HOLE.encode_utf8(&mut [0; 4]), 1))

@@ -34,6 +34,8 @@ pub struct DeclaredBucket {
     pub quota: Option<u64>,
     /// Empty: the file says nothing of rules, and others may.
     pub lifecycle: Lifecycle,
+    /// Files that are found below its name on a backend become its objects.
+    pub imports: bool,
 }
 
 /// What a bucket holds now.
@@ -188,9 +190,9 @@ pub(super) fn bucket_wishes_in_tx(
     let placement = placement_in_tx(sql, &wishes.placement)?;
     sql.run(
         "UPDATE buckets SET placement = ?2, max_uploads = ?3, quota = ?4, declared = ?5,
-             follows = 0
+             follows = 0, imports = ?6
          WHERE id = ?1",
-        (id.0, placement.0, wishes.max_uploads, wishes.quota, is_declared),
+        (id.0, placement.0, wishes.max_uploads, wishes.quota, is_declared, wishes.imports),
     )?;
     Ok(())
 }
@@ -212,7 +214,7 @@ fn is_empty_in_tx(sql: Sql<'_>, id: BucketId) -> Result<bool, StoreError> {
 pub(super) fn buckets_in_tx(sql: Sql<'_>) -> Result<Vec<Bucket>, StoreError> {
     let rows = sql.all(
         "SELECT b.id, b.name, b.created, b.placement, b.max_uploads, b.quota, b.declared,
-             p.replicas, p.min_replicas, p.routing, p.require_distinct
+             p.replicas, p.min_replicas, p.routing, p.require_distinct, b.imports
          FROM buckets b JOIN placements p ON p.id = b.placement",
         [],
         |row| {
@@ -225,6 +227,7 @@ pub(super) fn buckets_in_tx(sql: Sql<'_>) -> Result<Vec<Bucket>, StoreError> {
                 row.get(4)?,
                 row.get(5)?,
                 row.get(6)?,
+                row.get(11)?,
                 placement,
                 labels,
             ))
@@ -232,7 +235,18 @@ pub(super) fn buckets_in_tx(sql: Sql<'_>) -> Result<Vec<Bucket>, StoreError> {
     )?;
     rows.into_iter()
         .map(
-            |(id, name, created, placement_id, max_uploads, quota, declared, placement, labels)| {
+            |(
+                id,
+                name,
+                created,
+                placement_id,
+                max_uploads,
+                quota,
+                declared,
+                imports,
+                placement,
+                labels,
+            )| {
                 let mut placement = placement;
                 placement.require_distinct = super::codec::labels_read(&labels)?;
                 Ok(Bucket {
@@ -244,6 +258,7 @@ pub(super) fn buckets_in_tx(sql: Sql<'_>) -> Result<Vec<Bucket>, StoreError> {
                     placement,
                     max_uploads,
                     quota,
+                    imports,
                     declared,
                 })
             },

@@ -197,8 +197,8 @@ pub(super) fn condemn_in_tx(
         return Ok(());
     }
     tx.run(
-        "INSERT INTO condemned (id, backend, path, size, reason, seq, due, again, kept)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO condemned (id, backend, path, size, reason, seq, due, again, kept, stamp)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         (
             replica.write.0,
             replica.backend,
@@ -209,6 +209,7 @@ pub(super) fn condemn_in_tx(
             (!replica.is_borrowed).then_some(turn.now.0),
             is_again && !replica.is_borrowed,
             replica.is_borrowed,
+            replica.stamp,
         ),
     )?;
     turn.shift(replica.backend, replica.size, from, Column::Orphan);

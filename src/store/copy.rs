@@ -138,6 +138,7 @@ fn copy_in_tx(
         key: &copy.key,
         size: source.size,
         etag,
+        modified: turn.now,
         info: &codec::info(&sums, kind, &headers, &user),
         tags: &tags,
         pieces: pieces.as_deref().filter(|_| etag.parts.is_some()),

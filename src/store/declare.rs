@@ -98,7 +98,11 @@ fn backends_declare_in_tx(sql: Sql<'_>, declared: &[DeclaredBackend]) -> Result<
             // What it alone had is missing until its owner deletes it.
             continue;
         }
-        sql.run("DELETE FROM jobs WHERE name IN ('drain:' || ?1, 'standing:' || ?1)", [no])?;
+        sql.run(
+            "DELETE FROM jobs WHERE name IN ('drain:' || ?1, 'standing:' || ?1,
+             'reconcile:' || ?1)",
+            [no],
+        )?;
         let heir = declared.iter().find(|backend| account.is_some() && backend.account == account);
         if let Some(heir) = heir {
             usage_inherit_in_tx(sql, no, heir.id)?;

@@ -54,7 +54,8 @@ pub struct Entry {
     pub offset: u64,
     pub length: u64,
     pub blob_size: u64,
-    pub hash: [u8; 32],
+    /// Not known yet of what was imported.
+    pub hash: Option<[u8; 32]>,
     /// In any state, intents included.
     pub replicas: Vec<Replica>,
 }
@@ -63,7 +64,8 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobFacts {
     pub size: u64,
-    pub hash: [u8; 32],
+    /// Not known yet of what was imported.
+    pub hash: Option<[u8; 32]>,
     pub placement: PlacementId,
     /// What the placement wishes.
     pub wish: Placement,
@@ -75,7 +77,7 @@ impl Store {
     pub async fn blob(&self, blob: BlobId) -> Result<BlobFacts, StoreError> {
         self.read(move |sql| {
             let found = sql.one(
-                "SELECT b.size, b.hash, b.placement, b.stem, v.key, p.replicas, p.min_replicas,
+                "SELECT b.size, nullif(b.hash, x''), b.placement, b.stem, v.key, p.replicas, p.min_replicas,
                      p.routing, p.require_distinct
                  FROM blobs b CROSS JOIN placements p ON p.id = b.placement
                  LEFT JOIN versions v ON v.seq = b.born
@@ -203,7 +205,8 @@ fn head_read(row: &Row<'_>) -> Result<Head, StoreError> {
 
 /// One row for each replica of each entry, in the order of the body.
 pub(super) const ENTRIES: &str = "SELECT e.ordinal, e.part, e.blob, e.offset, e.length, b.size,
-         b.hash, b.stem, r.write, k.id, r.state, r.form, r.own, v.key, r.borrowed IS NOT NULL
+         nullif(b.hash, x''), b.stem, r.write, k.id, r.state, r.form, r.own, v.key,
+         r.borrowed IS NOT NULL
      FROM entries e CROSS JOIN blobs b ON b.id = e.blob
      LEFT JOIN replicas r ON r.blob = e.blob LEFT JOIN backends k ON k.no = r.backend
      LEFT JOIN versions v ON v.seq = b.born

@@ -204,6 +204,12 @@ impl Turn {
         self.add(backend, to, size as i64);
     }
 
+    /// Bytes that were found on the backend, for which there is a row now.
+    pub(super) fn find(&mut self, backend: u64, size: u64, column: Column) {
+        self.add(backend, column, size as i64);
+        self.shifts.entry(backend).or_default().rows += 1;
+    }
+
     /// Bytes are counted no more, and `rows` rows are gone.
     pub(super) fn forget(&mut self, backend: u64, size: u64, from: Column, rows: i64) {
         self.add(backend, from, -(size as i64));

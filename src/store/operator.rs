@@ -55,6 +55,8 @@ pub struct BucketWishes {
     pub max_uploads: Option<u32>,
     /// Bytes; 0 for no limit.
     pub quota: Option<u64>,
+    /// Whether files that are found below its name on a backend become its objects.
+    pub imports: Option<bool>,
 }
 
 impl BucketWishes {
@@ -91,7 +93,8 @@ pub struct StoredReplica {
     pub replica: Replica,
     pub blob: BlobId,
     pub size: u64,
-    pub hash: [u8; 32],
+    /// Not known yet of what was imported.
+    pub hash: Option<[u8; 32]>,
 }
 
 impl Store {
@@ -123,8 +126,8 @@ impl Store {
             let id = tx.next_seq();
             tx.run(
                 "INSERT INTO buckets (id, name, created, placement, max_uploads, quota, declared,
-                     follows)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 1)",
+                     follows, imports)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 1, ?7)",
                 (
                     id,
                     name.as_str(),
@@ -132,6 +135,7 @@ impl Store {
                     default.0,
                     wishes.max_uploads.unwrap_or(0),
                     wishes.quota.filter(|&quota| quota > 0),
+                    wishes.imports.unwrap_or(false),
                 ),
             )?;
             if wishes.has_placement() {
@@ -141,6 +145,7 @@ impl Store {
                     max_uploads: wishes.max_uploads.unwrap_or(0),
                     quota: wishes.quota.filter(|&quota| quota > 0),
                     lifecycle: Lifecycle::default(),
+                    imports: wishes.imports.unwrap_or(false),
                 };
                 bucket_wishes_in_tx(**tx, crate::model::BucketId(id), &own, false)?;
             }
@@ -169,26 +174,29 @@ impl Store {
             if is_declared {
                 return Err(StoreError::Declared);
             }
-            let now: Option<(PlacementId, u32, Option<u64>)> = tx.one(
-                "SELECT placement, max_uploads, quota FROM buckets WHERE id = ?1",
+            let now: Option<(PlacementId, u32, Option<u64>, bool)> = tx.one(
+                "SELECT placement, max_uploads, quota, imports FROM buckets WHERE id = ?1",
                 [id.0],
-                |row| Ok((PlacementId(row.get(0)?), row.get(1)?, row.get(2)?)),
+                |row| Ok((PlacementId(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?)),
             )?;
-            let (placement_id, max_uploads, quota) = now.ok_or(StoreError::NoSuchBucket)?;
+            let (placement_id, max_uploads, quota, imports) =
+                now.ok_or(StoreError::NoSuchBucket)?;
             let placement = wishes.placement(placement_in_force_in_tx(**tx, placement_id)?);
             if let Some(fault) = placement.fault() {
                 return Ok(Err(WishError::Impossible(fault)));
             }
             let max_uploads = wishes.max_uploads.unwrap_or(max_uploads);
             let quota = wishes.quota.or(quota).filter(|&quota| quota > 0);
+            let imports = wishes.imports.unwrap_or(imports);
             if wishes.has_placement() {
                 let lifecycle = Lifecycle::default();
-                let own = DeclaredBucket { name, placement, max_uploads, quota, lifecycle };
+                let own =
+                    DeclaredBucket { name, placement, max_uploads, quota, lifecycle, imports };
                 bucket_wishes_in_tx(**tx, id, &own, false)?;
             } else {
                 tx.run(
-                    "UPDATE buckets SET max_uploads = ?2, quota = ?3 WHERE id = ?1",
-                    (id.0, max_uploads, quota),
+                    "UPDATE buckets SET max_uploads = ?2, quota = ?3, imports = ?4 WHERE id = ?1",
+                    (id.0, max_uploads, quota, imports),
                 )?;
             }
             tx.marks.buckets = true;
@@ -246,25 +254,20 @@ impl Store {
         max: usize,
     ) -> Result<Vec<StoredReplica>, StoreError> {
         self.read(move |sql| {
-            let rows: Vec<(StoredReplica, Vec<u8>)> =
-                sql.all(REPLICAS_PAGE, (after.0, max), |row| {
-                    let write = WriteId(row.get(0)?);
-                    let born = row.get_ref(9)?.as_blob_or_null()?;
-                    let stem = stem_whole(row.get_ref(7)?.as_str()?, born);
-                    let replica = Replica {
-                        write,
-                        backend: BackendId(row.get(2)?),
-                        path: path(&form_of(row.get(4)?, row.get(5)?), &stem, write),
-                        state: state_of(row.get(3)?),
-                        is_borrowed: row.get(10)?,
-                    };
-                    let (blob, size) = (BlobId(row.get(1)?), row.get(6)?);
-                    Ok((StoredReplica { replica, blob, size, hash: [0; 32] }, row.get(8)?))
-                })?;
-            let hashed = |(stored, hash): (StoredReplica, Vec<u8>)| {
-                Ok(StoredReplica { hash: codec::fixed(&hash)?, ..stored })
-            };
-            rows.into_iter().map(hashed).collect()
+            sql.all(REPLICAS_PAGE, (after.0, max), |row| {
+                let write = WriteId(row.get(0)?);
+                let born = row.get_ref(9)?.as_blob_or_null()?;
+                let stem = stem_whole(row.get_ref(7)?.as_str()?, born);
+                let replica = Replica {
+                    write,
+                    backend: BackendId(row.get(2)?),
+                    path: path(&form_of(row.get(4)?, row.get(5)?), &stem, write),
+                    state: state_of(row.get(3)?),
+                    is_borrowed: row.get(10)?,
+                };
+                let (blob, size) = (BlobId(row.get(1)?), row.get(6)?);
+                Ok(StoredReplica { replica, blob, size, hash: row.get(8)? })
+            })
         })
         .await
     }
@@ -296,17 +299,20 @@ impl Store {
 }
 
 pub(super) const REPLICAS_PAGE: &str =
-    "SELECT r.write, r.blob, k.id, r.state, r.form, r.own, coalesce(r.bytes, b.size), b.stem, b.hash,
-         v.key, r.borrowed IS NOT NULL
+    "SELECT r.write, r.blob, k.id, r.state, r.form, r.own, coalesce(r.bytes, b.size), b.stem,
+         nullif(b.hash, x''), v.key, r.borrowed IS NOT NULL
      FROM replicas r CROSS JOIN blobs b ON b.id = r.blob CROSS JOIN backends k ON k.no = r.backend
      LEFT JOIN versions v ON v.seq = b.born
      WHERE r.write > ?1 AND r.state <> 0 AND b.refs > 0 ORDER BY r.write LIMIT ?2";
 
 fn is_known_in_tx(sql: Sql<'_>, backend: u64, path: &str) -> Result<bool, StoreError> {
-    let own =
-        sql.one("SELECT 1 FROM replicas WHERE backend = ?1 AND own = ?2", (backend, path), |_| {
-            Ok(())
-        })?;
+    let own = sql.one(
+        "SELECT 1 FROM replicas WHERE backend = ?1 AND own = ?2
+         UNION ALL
+         SELECT 1 FROM condemned WHERE stamp IS NOT NULL AND backend = ?1 AND path = ?2",
+        (backend, path),
+        |_| Ok(()),
+    )?;
     let Some(write) = write_id(path).filter(|_| own.is_none()) else { return Ok(own.is_some()) };
     let found = sql.one(
         "SELECT 1 FROM replicas WHERE write = ?1 AND backend = ?2

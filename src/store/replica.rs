@@ -196,7 +196,7 @@ impl Store {
             let rows: Vec<(ReplicaRow, u64)> = sql.all(
                 "SELECT r.write, r.blob, r.backend, r.state, r.form, r.own,
                      coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key,
-                     r.borrowed IS NOT NULL, k.id
+                     r.borrowed, k.id
                  FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
                  CROSS JOIN backends k ON k.no = r.backend
                  LEFT JOIN versions v ON v.seq = b.born
@@ -304,6 +304,8 @@ pub(super) struct ReplicaRow {
     stem: String,
     pub(super) is_committed: bool,
     pub(super) is_borrowed: bool,
+    /// Set on what was imported: what `borrowed` is, or 0 once it is Larder's own.
+    pub(super) stamp: Option<i64>,
 }
 
 /// The columns that [`ReplicaRow::read`] reads, to be completed with a condition.
@@ -311,7 +313,7 @@ macro_rules! select_replicas {
     ($condition:literal) => {
         concat!(
             "SELECT r.write, r.blob, r.backend, r.state, r.form, r.own,
-                 coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key, r.borrowed IS NOT NULL
+                 coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key, r.borrowed
              FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
              LEFT JOIN versions v ON v.seq = b.born WHERE ",
             $condition
@@ -324,16 +326,19 @@ pub(super) const WRITING_BETWEEN: &str =
 
 impl ReplicaRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ReplicaRow> {
+        let (form, borrowed) = (form_of(row.get(4)?, row.get(5)?), row.get::<_, Option<i64>>(10)?);
+        let is_imported = matches!(form, PathForm::Own(_));
         Ok(ReplicaRow {
             write: WriteId(row.get(0)?),
             blob: BlobId(row.get(1)?),
             backend: row.get(2)?,
             state: state_of(row.get(3)?),
-            form: form_of(row.get(4)?, row.get(5)?),
+            form,
             size: row.get(6)?,
             stem: stem_whole(row.get_ref(7)?.as_str()?, row.get_ref(9)?.as_blob_or_null()?),
             is_committed: row.get(8)?,
-            is_borrowed: row.get(10)?,
+            is_borrowed: borrowed.is_some(),
+            stamp: is_imported.then_some(borrowed.unwrap_or(0)),
         })
     }
 
@@ -407,7 +412,7 @@ fn is_living(state: ReplicaState) -> bool {
     }
 }
 
-fn state_code(state: ReplicaState) -> u8 {
+pub(super) fn state_code(state: ReplicaState) -> u8 {
     match state {
         ReplicaState::Writing => 0,
         ReplicaState::Good => 1,

@@ -301,6 +301,7 @@ fn complete_in_tx(
         key,
         size: named.iter().map(|part| part.size).sum(),
         etag: complete.etag,
+        modified: turn.now,
         info: &codec::info(sums, kind, &upload.meta.headers, &upload.meta.user),
         tags: &upload.meta.tags,
         pieces: Some(&codec::pieces(&pieces)),

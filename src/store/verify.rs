@@ -78,6 +78,15 @@ const CHECKS: &[(&str, &str)] = &[
         "SELECT path FROM condemned WHERE due IS NULL AND kept = 0 AND attempts < 10",
     ),
     (
+        "a blob without a hash has group hashes, or bytes that somebody has read",
+        "SELECT id || '' FROM blobs WHERE hash = x'' AND (groups IS NOT NULL OR good > 1)",
+    ),
+    (
+        "a blob without a hash was not imported",
+        "SELECT id || '' FROM blobs b WHERE hash = x'' AND NOT EXISTS
+             (SELECT 1 FROM replicas r WHERE r.blob = b.id AND (r.form = 2 OR r.state = 2))",
+    ),
+    (
         "a blob's references are not its entries",
         "SELECT b.id || ': ' || b.refs || ', should be ' || coalesce(x.n, 0) FROM blobs b
          LEFT JOIN (SELECT blob, count(*) AS n FROM entries GROUP BY blob) x ON x.blob = b.id

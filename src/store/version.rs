@@ -210,6 +210,7 @@ fn commit_in_tx(
         key: &commit.key,
         size: sizes.iter().sum(),
         etag: commit.etag,
+        modified: turn.now,
         info: &codec::info(
             &commit.checksums,
             commit.checksum_type,
@@ -237,6 +238,8 @@ pub(super) struct NewVersion<'a> {
     pub(super) key: &'a ObjectKey,
     pub(super) size: u64,
     pub(super) etag: Etag,
+    /// Unless that of the displaced version is later.
+    pub(super) modified: Timestamp,
     pub(super) info: &'a [u8],
     pub(super) tags: &'a Tags,
     pub(super) pieces: Option<&'a [u8]>,
@@ -252,7 +255,7 @@ pub(super) fn version_put_in_tx(
     if let Some(displaced) = &displaced {
         version_release_in_tx(tx, turn, displaced, CondemnReason::Overwritten)?;
     }
-    let modified = displaced.map_or(turn.now, |displaced| turn.now.max(displaced.modified));
+    let modified = displaced.map_or(new.modified, |displaced| new.modified.max(displaced.modified));
     tx.run(
         "INSERT INTO versions (seq, bucket, key, current, marker, size, md5, modified, parts, tags,
              info, pieces)

@@ -36,6 +36,12 @@ pub struct Crew {
     tasks: TaskTracker,
 }
 
+/// A worker's lock, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    _lock: FileLock,
+}
+
 /// Why a manual run came to no end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -127,6 +133,13 @@ impl Crew {
 
     fn post(&self, name: Name) -> Option<&Arc<Post>> {
         self.posts.iter().find(|post| post.name == name)
+    }
+
+    /// Keeps a worker from its steps, by its lock, for an operator's verb that does its work. Waits
+    /// for the step that is on its way.
+    pub async fn hold(&self, name: Name) -> Result<Held, RunError> {
+        let post = self.post(name).ok_or(RunError::NoSuchWorker)?;
+        Ok(Held { _lock: wait_for_lock(post, &self.ground.stop).await? })
     }
 
     /// A full pass by a worker of its own, off and paused ones included. It waits for the worker's

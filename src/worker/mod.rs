@@ -21,6 +21,7 @@ mod over_replication;
 mod pending_reaper;
 mod post;
 mod rebalancer;
+mod reconciler;
 mod replicator;
 mod report;
 mod settings;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::crew::Crew;
+pub use self::crew::Held;
 pub use self::crew::RunError;
 pub use self::rebalancer::rebalance_rules;
 pub use self::report::Report;

@@ -18,6 +18,7 @@ use super::lifecycle::Lifecycle;
 use super::over_replication::OverReplication;
 use super::pending_reaper::PendingReaper;
 use super::rebalancer::Rebalancer;
+use super::reconciler::Reconciler;
 use super::replicator::Replicator;
 use super::settings::Settings;
 use crate::engine::Engine;
@@ -114,6 +115,7 @@ pub(super) fn factories(engine: &Arc<Engine>) -> Vec<(Name, Factory)> {
         (Name::Replicator, made(engine, Replicator::new)),
         (Name::OverReplication, made(engine, OverReplication::new)),
         (Name::Rebalancer, made(engine, Rebalancer::new)),
+        (Name::Reconciler, made(engine, Reconciler::new)),
         (Name::Lifecycle, made(engine, Lifecycle::new)),
         (Name::Drain, made(engine, Drain::new)),
     ]

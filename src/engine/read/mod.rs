@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - No byte leaves before its group was verified.
+//! - No byte leaves before its group was verified; of what was imported and has no hash yet, only
+//!   the length can be.
 //! - A read that finds no good replica is [`EngineError::Unavailable`], never an absent key; it is
 //!   [`EngineError::Spent`] when one of them was left out for a limit.
 //! - What protects the paths from cleanup lives until the last of them was read.
@@ -236,7 +237,8 @@ pub(crate) fn read_here(
     }
     let room = budget.try_take(segment.size)?;
     let bytes = fleet.get(replica.backend)?.read_here(&replica.path, 0..segment.size)?.ok()?;
-    if !hash::group_matches(&bytes, 0, segment.size, &segment.hash, &[]) {
+    let hash = segment.hash.as_ref();
+    if hash.is_some_and(|hash| !hash::group_matches(&bytes, 0, segment.size, hash, &[])) {
         return None;
     }
     let (from, to) = (usize::try_from(segment.from).ok()?, usize::try_from(segment.to).ok()?);

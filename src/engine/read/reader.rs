@@ -5,6 +5,13 @@
 //! - A group is given out only after its bytes were held against the blob's hash.
 //! - Between two groups given out each replica is tried at most twice, so a read ends.
 //!
+//! # Bytes that cannot be verified
+//!
+//! A file that was imported is its owner's, and has no hash before it was read whole once. Its
+//! bytes are passed on with nothing but their length checked, as any file server would. When such
+//! a read fails after the first bytes were given out it ends: nothing says that what another try
+//! gives belongs to the same content.
+//!
 //! A replica that is known to be wrong comes last and not never: every group is verified anyway,
 //! and the damage of two replicas need not be in the same place.
 
@@ -47,7 +54,8 @@ const PATIENCE_ALONE: Duration = Duration::from_secs(180);
 pub(crate) struct Segment {
     pub(crate) blob: BlobId,
     pub(crate) size: u64,
-    pub(crate) hash: [u8; 32],
+    /// Not known yet of what was imported: its bytes are passed on as they come.
+    pub(crate) hash: Option<[u8; 32]>,
     /// `None`: to be asked of the store when they are needed.
     pub(crate) groups: Option<Arc<[[u8; 32]]>>,
     pub(crate) replicas: Vec<Replica>,
@@ -181,13 +189,14 @@ impl<S: Source> Reader<S> {
     async fn begin(&mut self, mut segment: Segment) -> Result<Current, EngineError> {
         let groups = match segment.groups.take() {
             Some(groups) => groups,
-            None if segment.size <= GROUP_SIZE => Arc::new([]),
+            None if segment.size <= GROUP_SIZE || segment.hash.is_none() => Arc::new([]),
             None => {
                 let groups = self.source.groups(segment.blob).await;
                 groups.map_err(|err| EngineError::Store(Arc::new(err)))?
             }
         };
-        if !hash::groups_match_root(&groups, segment.size, &segment.hash) {
+        let is_led_to = |hash| hash::groups_match_root(&groups, segment.size, hash);
+        if !segment.hash.as_ref().is_none_or(is_led_to) {
             let blob = segment.blob;
             tracing::error!(%blob, "the group hashes of a blob do not lead to its hash");
             return Err(EngineError::Unavailable(None));
@@ -229,6 +238,9 @@ impl<S: Source> Reader<S> {
                 Err(failure) => failure,
             };
             self.failed(current, &open.replica, failure);
+            if current.segment.hash.is_none() && current.next > current.segment.start() {
+                return Err(EngineError::Unavailable(current.last.clone()));
+            }
         }
     }
 
@@ -342,7 +354,8 @@ impl Current {
         let (index, groups) = (self.next / GROUP_SIZE, Arc::clone(&self.groups));
         move || {
             let bytes = pieces.iter().map(|piece| &piece[..]);
-            hash::pieces_match(bytes, index, size, &hash, &groups).then_some(pieces)
+            let is_right = |hash| hash::pieces_match(bytes, index, size, &hash, &groups);
+            hash.is_none_or(is_right).then_some(pieces)
         }
     }
 }

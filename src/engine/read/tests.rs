@@ -207,7 +207,7 @@ fn world(blobs: &[(u64, Vec<Trouble>)]) -> (World, Vec<Entry>) {
             offset: 0,
             length: *size,
             blob_size: *size,
-            hash: hash.hash,
+            hash: Some(hash.hash),
             replicas: replicas.clone(),
         });
         let (hash, groups) = (hash.hash, hash.groups.into());
@@ -519,6 +519,36 @@ fn a_backend_that_hangs_is_left_after_a_while() {
         let [(BackendId(0), waited)] = seen.overdue[..] else { panic!("{:?}", seen.overdue) };
         assert!(waited >= Duration::from_secs(30), "{waited:?}");
     }
+}
+
+/// The entries as those of imported files that nobody has read yet.
+fn unhashed(entries: Vec<Entry>) -> Vec<Entry> {
+    entries.into_iter().map(|entry| Entry { hash: None, ..entry }).collect()
+}
+
+#[test]
+fn bytes_without_a_hash_are_passed_on_as_they_come() {
+    for size in [1, MIB, 3 * MIB + 5] {
+        let (world, entries) = world(&[(size, vec![Trouble::Corrupt(0)])]);
+        let mut expected = truth(&world, &entries, 0, size);
+        expected[0] ^= 0x10;
+        let (bytes, end, _) = read_all(world, unhashed(entries));
+        assert!(bytes == expected && end.is_ok());
+    }
+}
+
+#[test]
+fn a_read_without_a_hash_goes_on_elsewhere_only_before_its_first_byte() {
+    let size = 3 * MIB;
+    let fails = |at| vec![Trouble::Errs(at, Fault::Passing), Trouble::None];
+    let (early, entries) = world(&[(size, fails(MIB - 1))]);
+    let expected = truth(&early, &entries, 0, size);
+    let (bytes, end, _) = read_all(early, unhashed(entries));
+    assert!(bytes == expected && end.is_ok());
+    let (late, entries) = world(&[(size, fails(MIB + 1))]);
+    let (bytes, end, fake) = read_all(late, unhashed(entries));
+    assert!(bytes == expected[..whole(MIB)] && end.is_err());
+    assert_eq!(fake.0.seen.lock().unwrap().opened.len(), 1);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Background work over a real store and real directories.
 
+mod reconcile;
+
 use super::*;
 use crate::base::Timestamp;
 use crate::engine::copy_blob::CopyBlobError;

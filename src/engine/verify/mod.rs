@@ -220,9 +220,10 @@ async fn look(
         return (stored, Some(Wrong::Away));
     };
     let (path, size) = (&stored.replica.path, stored.size);
-    let seen = match read {
-        true => examine::read(backend, path, size, &stored.hash, &progress.bytes).await,
-        false => {
+    let seen = match &stored.hash {
+        Some(hash) if read => examine::read(backend, path, size, hash, &progress.bytes).await,
+        // What was imported may have no hash yet to compare it with.
+        _ => {
             progress.bytes.fetch_add(size, Ordering::Relaxed);
             examine::look(backend, path, size).await
         }

@@ -18,7 +18,7 @@ CREATE TABLE placements (
 ) STRICT;
 
 -- `objects`, `bytes` and `uploads` count current objects, their and the parts' bytes, and active
--- uploads.
+-- uploads. `imports`: files that are found below the bucket's name on a backend become its objects.
 CREATE TABLE buckets (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -28,6 +28,7 @@ CREATE TABLE buckets (
     quota INTEGER,
     declared INTEGER NOT NULL CHECK (declared IN (0, 1)),
     follows INTEGER NOT NULL CHECK (follows IN (0, 1)),
+    imports INTEGER NOT NULL DEFAULT 0 CHECK (imports IN (0, 1)),
     objects INTEGER NOT NULL DEFAULT 0 CHECK (objects >= 0),
     bytes INTEGER NOT NULL DEFAULT 0 CHECK (bytes >= 0),
     uploads INTEGER NOT NULL DEFAULT 0 CHECK (uploads >= 0)
@@ -128,7 +129,8 @@ CREATE INDEX replicas_leaving ON replicas (backend, write) WHERE state = 4;
 CREATE INDEX replicas_unreadable ON replicas (checked, write) WHERE state = 6;
 
 -- `id` is the write id of the replica that it was. `due` is null once it is parked. What is `kept`
--- was only borrowed: it is never deleted, and stands here so that it is not imported again.
+-- was only borrowed: it is never deleted, and stands here so that it is not imported again, unless
+-- its owner changes it. `stamp` is set on what was imported: what `borrowed` was, or 0.
 CREATE TABLE condemned (
     id INTEGER PRIMARY KEY,
     backend INTEGER NOT NULL,
@@ -141,11 +143,12 @@ CREATE TABLE condemned (
     again INTEGER NOT NULL CHECK (again IN (0, 1)),
     kept INTEGER NOT NULL DEFAULT 0 CHECK (kept IN (0, 1)),
     error TEXT,
-    CHECK (kept = 0 OR due IS NULL)
+    stamp INTEGER,
+    CHECK (kept = 0 OR due IS NULL AND stamp IS NOT NULL)
 ) STRICT;
 CREATE INDEX condemned_due ON condemned (due, seq) WHERE due IS NOT NULL;
 CREATE INDEX condemned_parked ON condemned (id) WHERE due IS NULL AND kept = 0;
-CREATE INDEX condemned_kept ON condemned (backend, path) WHERE kept = 1;
+CREATE INDEX condemned_imported ON condemned (backend, path) WHERE stamp IS NOT NULL;
 
 -- `no` stands for the backend in all other tables: the ids of backends are long.
 -- `rows` counts replicas and condemned paths. `state`: 0 in use, 1 draining, 2 absent for so long

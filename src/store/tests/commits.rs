@@ -27,7 +27,7 @@ async fn what_was_committed_is_found_also_after_a_restart() {
         let sizes: Vec<_> = found.entries.iter().map(|e| (e.blob, e.length)).collect();
         assert_eq!(sizes, [(registered[0].blob, 10), (registered[1].blob, 5)]);
         for (entry, registered) in found.entries.iter().zip(&registered) {
-            assert_eq!(entry.hash, [9; 32]);
+            assert_eq!(entry.hash, Some([9; 32]));
             assert!(entry.replicas.iter().all(|r| r.state == ReplicaState::Good));
             let paths: Vec<_> = entry.replicas.iter().map(|r| (r.write, &r.path)).collect();
             let promised: Vec<_> = registered.intents.iter().map(|i| (i.write, &i.path)).collect();
@@ -189,6 +189,7 @@ fn wishes(bucket: &str, replicas: u32) -> DeclaredBucket {
         max_uploads: 0,
         quota: None,
         lifecycle: Lifecycle::default(),
+        imports: false,
     }
 }
 

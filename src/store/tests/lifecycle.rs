@@ -85,6 +85,7 @@ async fn declared_rules_win_and_go_with_their_declaration() {
         placement: placement(1, 1),
         max_uploads: 0,
         quota: None,
+        imports: false,
         lifecycle,
     };
     let mut wanted = declaration(None);

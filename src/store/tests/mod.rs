@@ -8,6 +8,7 @@ mod listings;
 mod model;
 mod plans;
 mod settings;
+mod survey;
 mod uploads;
 mod usage;
 
@@ -146,7 +147,7 @@ impl Store {
     }
 
     async fn bucket_set(&self, wishes: DeclaredBucket) -> Result<Arc<Bucket>, StoreError> {
-        let DeclaredBucket { name, placement, max_uploads, quota, .. } = wishes;
+        let DeclaredBucket { name, placement, max_uploads, quota, imports, .. } = wishes;
         let wishes = BucketWishes {
             replicas: Some(placement.replicas),
             min_replicas: Some(placement.min_replicas),
@@ -154,6 +155,7 @@ impl Store {
             require_distinct: Some(placement.require_distinct),
             max_uploads: Some(max_uploads),
             quota: Some(quota.unwrap_or(0)),
+            imports: Some(imports),
         };
         possible(self.bucket_change(name, wishes).await)
     }

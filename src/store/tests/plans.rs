@@ -31,6 +31,12 @@ async fn no_query_scans_or_sorts() {
         crate::store::lifecycle::OBJECTS_AGING,
         crate::store::lifecycle::UPLOADS_AGING,
         crate::store::usage::USAGE,
+        crate::store::survey::ROWS_WINDOW,
+        crate::store::survey::KEPT_WINDOW,
+        import::OWN,
+        import::CONDEMNED,
+        reconcile::BORROWED,
+        reconcile::KEPT_DUE,
     ];
     for query in queries {
         let plan: Vec<String> = world

@@ -9,6 +9,7 @@ fn declared(bucket: &str, replicas: u32) -> DeclaredBucket {
         max_uploads: 3,
         quota: Some(100),
         lifecycle: Lifecycle::default(),
+        imports: false,
     }
 }
 

@@ -221,6 +221,7 @@ async fn a_bucket_limits_its_active_uploads() {
         max_uploads: 1,
         quota: Some(20),
         lifecycle: Lifecycle::default(),
+        imports: false,
     };
     world.store.bucket_set(wishes).await.unwrap();
     let up = upload(&world, "k").await;
