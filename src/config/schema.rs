@@ -113,6 +113,7 @@ pub(crate) const BUCKET: &[Key] = &[
     now("require_distinct"),
     now("max_uploads"),
     now("quota"),
+    now("import"),
     now("lifecycle"),
 ];
 
@@ -126,7 +127,6 @@ pub(crate) const RULE: &[Key] = &[
     now("expire_on"),
     now("abort_uploads_after"),
     now("enabled"),
-    now("import"),
 ];
 
 pub(crate) const KEY: &[Key] = &[now("id"), secret("secret"), now("create_buckets"), now("grants")];
