@@ -181,11 +181,29 @@ fn a_removal_with_the_only_copies_is_confirmed_and_can_be_taken_back() {
     let removed = kept.said(&[&remove[..], &["--confirm", &word(&error)]].concat());
     assert_eq!((&removed["lost"], &removed["purge"]), (&json!(6), &json!(false)));
     assert_eq!(lie(&kept), [6, 0, 0], "the bytes stay");
+    let first = kept.world.config.backends[0].clone();
+    kept.world.config.backends.remove(0);
+    kept.world.replace_config();
+    // What it alone has keeps it in the list.
+    is_state(&kept, "absent");
     let s3 = kept.world.s3();
     s3.get(crate::heal::BUCKET, "a/100").send().expect_error(503, "ServiceUnavailable");
     s3.head(crate::heal::BUCKET, "a/100").send().expect(200);
+    // Its owner finds out what was on it.
+    kept.world.config.backends.insert(0, first);
+    kept.world.replace_config();
+    is_state(&kept, "present");
     kept.said(&["worker", "resume", "all"]);
     kept.said(&["backend", "undrain", "disk1"]);
     kept.heals("the removal was taken back");
     kept.is_whole("the removal was taken back");
+}
+
+/// Waits until the list says this of the first directory.
+#[track_caller]
+fn is_state(kept: &Healing, state: &str) {
+    kept.until_nothing(&format!("it is {state}"), || {
+        let backend = kept.one(&["backend", "list"], "disk1");
+        (backend["state"] != state).then(|| backend.to_string())
+    });
 }
