@@ -266,6 +266,58 @@ fn bytes_flipped_behind_its_back_are_repaired_and_the_bad_files_deleted() {
 }
 
 #[test]
+fn what_no_reader_meets_the_reconciler_finds() {
+    let mut kept = Healing::new(|_| ());
+    kept.put_all("a");
+    kept.is_whole("at first");
+    // Readers take the disk, so nobody misses these; and a longer one is right as far as it is read.
+    kept.files("cloud").iter().for_each(|file| fs::remove_file(file).unwrap());
+    let is_70000 = |file: &PathBuf| file.to_string_lossy().contains("/70000~");
+    let longer = kept.files("disk1").into_iter().find(is_70000).unwrap();
+    fs::write(&longer, [&fs::read(&longer).unwrap()[..], b"more"].concat()).unwrap();
+    kept.all_read();
+    assert_eq!(kept.ran(&["verify", "--backends"]).code, Some(1));
+    let found = kept.said(&["reconcile"]);
+    // The replicator is woken by what is found first, and may meet the next before.
+    let removed = found["counts"]["removed"].as_u64();
+    assert!(removed == Some(5) || removed == Some(6), "{found}");
+    assert_eq!(found["counts"]["damaged"], 1, "{found}");
+    kept.heals("it was reconciled");
+    kept.is_whole("it was reconciled");
+    assert!(!longer.exists());
+    assert_eq!(kept.said(&["reconcile"])["counts"], json!({ "backends": 3 }));
+}
+
+#[test]
+fn files_that_no_row_knows_are_deleted_after_a_week_and_those_of_others_never() {
+    let mut kept = Healing::new(|_| ());
+    kept.put_all("a");
+    kept.is_whole("at first");
+    let known = kept.files("disk1").remove(0);
+    let mut name = known.file_name().unwrap().to_string_lossy().into_owned();
+    let last = if name.pop() == Some('0') { '1' } else { '0' };
+    let (unknown, note) =
+        (known.with_file_name(format!("{name}{last}")), known.with_file_name("n"));
+    fs::copy(&known, &unknown).unwrap();
+    fs::write(&note, "somebody else's").unwrap();
+    let seen = kept.said(&["verify", "--backends"]);
+    assert_eq!((&seen["debris"], &seen["foreign"]), (&json!(1), &json!(1)));
+    let found = kept.said(&["reconcile"]);
+    let counts = json!({ "backends": 3, "debris": 1, "skipped": 1 });
+    assert_eq!(found["counts"], counts);
+    let queue = kept.said(&["cleanup", "list", "--all"]);
+    let items = queue["items"].as_array().expect("a list");
+    assert_eq!((items.len(), &items[0]["reason"]), (1, &json!("debris")), "{queue}");
+    assert!(unknown.ends_with(items[0]["path"].as_str().expect("a text")), "{queue}");
+    // Not even a full pass is in a hurry.
+    assert_eq!(kept.pass("cleanup")["processed"], 0);
+    assert!(unknown.exists() && note.exists());
+    fs::remove_file(unknown).unwrap();
+    fs::remove_file(note).unwrap();
+    kept.is_whole("they are gone");
+}
+
+#[test]
 fn what_a_server_missed_while_it_was_stopped_is_made_up_when_it_is_back() {
     let mut kept = Healing::new(|_| ());
     kept.wish(3);
