@@ -51,6 +51,8 @@
 //!   threads are its budget; only forms, whose signature stands in their body, have one of their own.
 //! - 1024 reads and 512 writes are admitted at a time, not 256 and 128: ordinary clients have 256
 //!   requests on their way, and some of them give up on the first few refusals.
+//! - Bytes of a file that was imported and not read yet leave unverified: it is its owner's, and
+//!   there is nothing yet that they could be held against.
 //! - The probe of a breaker is a look at the marker and not the next real call: it is answered at
 //!   once or not at all, and nobody's upload is lost with it.
 

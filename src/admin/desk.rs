@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ready;
 use super::error::ApiError;
-use super::lifecycle::LifecycleView;
 use super::long::Long;
 use super::operation::Operation;
 use super::usage::UsageView;
@@ -36,7 +35,6 @@ use crate::engine::EngineError;
 use crate::engine::KeyChange;
 use crate::engine::VerifyOptions;
 use crate::engine::VerifyProgress;
-use crate::engine::WishRefused;
 use crate::model::Bucket;
 use crate::model::Duty;
 use crate::model::Grant;
@@ -106,24 +104,9 @@ impl Desk {
                 value(&serde_json::json!({ "deleted": name }))
             }
             Operation::LifecycleShow(name) => self.lifecycle_show(&name).await,
-            Operation::LifecycleSet(name, new) => {
-                let set = self.engine.put_lifecycle(&name, new.read()?).await;
-                set.map_err(|err| ApiError::from(err).about("bucket", &name))?;
-                self.lifecycle_show(&name).await
-            }
-            Operation::LifecycleAdd(name, rule) => {
-                let added = self.engine.add_rule(&name, rule.read()?).await;
-                added.map_err(|err| ApiError::from(err).about("bucket", &name))?;
-                self.lifecycle_show(&name).await
-            }
-            Operation::LifecycleDelete(name, id) => {
-                let deleted = match id {
-                    Some(id) => self.engine.delete_rule(&name, id).await.map(|_| ()),
-                    None => self.engine.delete_lifecycle(&name).await.map_err(WishRefused::from),
-                };
-                deleted.map_err(|err| ApiError::from(err).about("bucket", &name))?;
-                self.lifecycle_show(&name).await
-            }
+            Operation::LifecycleSet(name, new) => self.lifecycle_set(&name, new).await,
+            Operation::LifecycleAdd(name, rule) => self.lifecycle_add(&name, rule).await,
+            Operation::LifecycleDelete(name, id) => self.lifecycle_delete(&name, id).await,
             Operation::KeyList => {
                 value(&self.engine.keys().iter().map(KeyView::new).collect::<Vec<_>>())
             }
@@ -233,12 +216,6 @@ impl Desk {
             ));
         }
         Ok(BucketView::new(bucket, usage, warnings))
-    }
-
-    async fn lifecycle_show(&self, name: &str) -> Result<Value, ApiError> {
-        let found = self.engine.lifecycle(name).await;
-        let found = found.map_err(|err| ApiError::from(err).about("bucket", name))?;
-        value(&LifecycleView::new(name, found))
     }
 
     async fn bucket_create(&self, new: NewBucket) -> Result<Value, ApiError> {

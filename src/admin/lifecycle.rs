@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde_json::Value;
 
+use super::desk::Desk;
+use super::desk::value;
 use super::error::ApiError;
 use crate::base::ByteSize;
 use crate::base::size::parse_duration;
 use crate::engine::BucketLifecycle;
+use crate::engine::WishRefused;
 use crate::model::Expire;
 use crate::model::Lifecycle;
 use crate::model::Rule;
@@ -161,6 +165,48 @@ fn days(name: &str, text: &str) -> Result<Option<u32>, String> {
         whole_days(span).ok_or_else(|| format!("{name}: `{text}` is no whole number of days"))
     };
     perhaps(text).map(read).transpose()
+}
+
+impl Desk {
+    pub(super) async fn lifecycle_show(&self, name: &str) -> Result<Value, ApiError> {
+        let found = self.engine.lifecycle(name).await;
+        let found = found.map_err(|err| ApiError::from(err).about("bucket", name))?;
+        value(&LifecycleView::new(name, found))
+    }
+
+    pub(super) async fn lifecycle_set(
+        &self,
+        name: &str,
+        new: NewLifecycle,
+    ) -> Result<Value, ApiError> {
+        let set = self.engine.put_lifecycle(name, new.read()?).await;
+        set.map_err(|err| ApiError::from(err).about("bucket", name))?;
+        self.lifecycle_show(name).await
+    }
+
+    pub(super) async fn lifecycle_add(
+        &self,
+        name: &str,
+        rule: RuleView,
+    ) -> Result<Value, ApiError> {
+        let added = self.engine.add_rule(name, rule.read()?).await;
+        added.map_err(|err| ApiError::from(err).about("bucket", name))?;
+        self.lifecycle_show(name).await
+    }
+
+    /// One rule, or all.
+    pub(super) async fn lifecycle_delete(
+        &self,
+        name: &str,
+        id: Option<String>,
+    ) -> Result<Value, ApiError> {
+        let deleted = match id {
+            Some(id) => self.engine.delete_rule(name, id).await.map(|_| ()),
+            None => self.engine.delete_lifecycle(name).await.map_err(WishRefused::from),
+        };
+        deleted.map_err(|err| ApiError::from(err).about("bucket", name))?;
+        self.lifecycle_show(name).await
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::backends::sizes_but_zero;
+use super::check::choice;
 use super::finding::Findings;
 use super::lifecycle;
 use super::placement;
@@ -24,9 +25,8 @@ use crate::model::access::Actions;
 use crate::model::access::PRESETS;
 use crate::store::DeclaredBucket;
 
-/// What is done with files that are found below a bucket's name on a backend.
-const IMPORT_RULES: [&str; 2] = ["report", IMPORT];
-const IMPORT: &str = "import";
+/// Whether files that are found below a bucket's name on a backend become its objects.
+const IMPORT_RULES: &[(&str, bool)] = &[("report", false), ("import", true)];
 /// Characters of a key's id, as AWS has them.
 const ID_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 const SECRET_LEN: std::ops::RangeInclusive<usize> = 8..=128;
@@ -45,7 +45,7 @@ pub(crate) fn buckets(
         }
         let quota = sizes_but_zero(&raw.quota, "quota", found);
         let lifecycle = lifecycle::check(&raw.lifecycle, found);
-        let imports = raw.import.as_ref().is_some_and(|rule| imports(rule, found));
+        let imports = choice(&raw.import, "import", IMPORT_RULES, found).unwrap_or(false);
         let max_uploads = raw.max_uploads.as_ref().map_or(0, |spot| spot.value);
         let Some(name) = raw.name.as_ref().and_then(|name| bucket_name(name, found)) else {
             continue;
@@ -57,15 +57,6 @@ pub(crate) fn buckets(
         buckets.push(DeclaredBucket { name, placement, max_uploads, quota, lifecycle, imports });
     }
     buckets
-}
-
-/// Whether the word means that files become objects.
-fn imports(rule: &Spot<String>, found: &mut Findings) -> bool {
-    if !IMPORT_RULES.contains(&rule.value.as_str()) {
-        let text = format!("`{}` is no rule for files: report or import", rule.value);
-        found.wrong(rule.at, text);
-    }
-    rule.value == IMPORT
 }
 
 fn bucket_name(raw: &Spot<String>, found: &mut Findings) -> Option<BucketName> {

@@ -124,7 +124,8 @@ fn what_is_written_is_what_is_meant() {
 fn all_mistakes_are_told_together_with_their_places() {
     let text = "data_dir = \"d\"\n\n[server]\nlistn = \"x\"\n  listen = \"nine\"\n\
         memory = 64\n[defaults]\nreplicas = 2\nmin_replicas = 3\nrouting = \"pakc\"\n\
-        [worker.cleaner]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1\"\n";
+        [worker.cleaner]\nbatch = 5\n[[backend]]\nname = \"b\"\nservice = \"s4\"\nmin_age = \"1\"\n\
+        [[bucket]]\nname = \"abc\"\nimport = \"imported\"\n";
     let mistakes = bad(text);
     let errors = ConfigErrors { file: "larder.toml".into(), mistakes };
     assert_eq!(
@@ -142,7 +143,8 @@ fn all_mistakes_are_told_together_with_their_places() {
          larder.toml:11:9: unknown key `cleaner` in [worker]\n    hint: did you mean `cleanup`?\n\
          larder.toml:15:11: unknown service `s4`\n    hint: did you mean \"s3\"?\n\
          larder.toml:16:11: `min_age` is a number without a unit\n    \
-             hint: write \"1 s\" or \"1 min\""
+             hint: write \"1 s\" or \"1 min\"\n\
+         larder.toml:19:10: `import` cannot be `imported`\n    hint: did you mean \"import\"?"
     );
 }
 

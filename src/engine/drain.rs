@@ -256,9 +256,7 @@ impl Engine {
         while let Some(at) = after {
             after = self.store.backend_let_go(row.id, at, leave).await?;
         }
-        if leave == Leave::Bytes {
-            self.store.backend_forget_condemned(row.id).await?;
-        }
+        self.store.backend_forget_condemned(row.id, leave).await?;
         self.store.drain_end(row.id).await?;
         self.fleet_changes();
         Ok(holdings)

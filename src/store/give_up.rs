@@ -5,12 +5,14 @@
 //! - A good replica goes only in a transaction that sees those that stay: they are the ones that
 //!   the caller has just looked at on their backends, and all of them are still good.
 //! - What stays is never less than the placement wishes, and never nothing.
-//! - What is only borrowed is given up where its backend is emptied, and nowhere else.
+//! - What is only borrowed is given up where its backend is emptied, and nowhere else; the file
+//!   stays its owner's.
 
 use super::Store;
 use super::blob::blob_count_in_tx;
 use super::blob::blob_in_tx;
 use super::error::StoreError;
+use super::ledger::Column;
 use super::ledger::Turn;
 use super::queue::Lane;
 use super::replica::ReplicaRow;
@@ -47,7 +49,13 @@ impl Store {
                 return Err(StoreError::Changed);
             }
             let mut turn = Turn::begin(tx, now);
-            replica_condemn_in_tx(tx, &mut turn, &row, give_up.reason, false)?;
+            if row.is_borrowed {
+                // Its backend is left: the file stays, and need not be remembered there.
+                turn.forget(row.backend, row.size, Column::Used, 1);
+                tx.run("DELETE FROM replicas WHERE write = ?1", [row.write.0])?;
+            } else {
+                replica_condemn_in_tx(tx, &mut turn, &row, give_up.reason, false)?;
+            }
             blob_count_in_tx(tx, &mut turn, row.blob)?;
             turn.end(tx)
         })

@@ -100,8 +100,14 @@ impl Store {
         Ok(last)
     }
 
-    /// Forgets the condemned paths of a backend that was removed: nobody will delete them.
-    pub async fn backend_forget_condemned(&self, backend: BackendId) -> Result<(), StoreError> {
+    /// Forgets the condemned paths of a backend that was removed which nobody will delete: all, or
+    /// with [`Leave::Nothing`] those that were only borrowed.
+    pub async fn backend_forget_condemned(
+        &self,
+        backend: BackendId,
+        leave: Leave,
+    ) -> Result<(), StoreError> {
+        let all = leave == Leave::Bytes;
         let now = self.shared().clock.now();
         loop {
             let forgotten = self
@@ -109,9 +115,10 @@ impl Store {
                     let no = number_in_tx(**tx, backend)?;
                     let rows: Vec<(u64, u64)> = tx.all(
                         "DELETE FROM condemned WHERE id IN
-                             (SELECT id FROM condemned WHERE backend = ?1 LIMIT ?2)
+                             (SELECT id FROM condemned WHERE backend = ?1 AND (?3 OR kept = 1)
+                                 LIMIT ?2)
                          RETURNING id, size",
-                        (no, WORK_ROWS_MAX),
+                        (no, WORK_ROWS_MAX, all),
                         |row| Ok((row.get(0)?, row.get(1)?)),
                     )?;
                     let mut turn = Turn::begin(tx, now);

@@ -18,6 +18,7 @@ mod form;
 mod heal;
 mod heal_drain;
 mod heal_kills;
+mod import;
 mod keys;
 mod lifecycle;
 mod listing;
