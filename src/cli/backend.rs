@@ -47,15 +47,10 @@ enum What {
         name: String,
     },
     /// Empty a backend: everything on it moves elsewhere, and nothing new goes there
-    #[command(
-        after_help = "It goes on in the background, also over restarts, until the backend         has no rows left;
-`larder backend list` shows how far it is and what cannot leave. Then         remove it, or take the
-drain back.
-
-        Examples:
-  larder backend drain old-disk
-  larder backend drain old-disk --wait"
-    )]
+    #[command(after_help = "It goes on in the background, also over restarts, until the backend \
+        has no rows left;\n`larder backend list` shows how far it is and what cannot leave. Then \
+        remove it, or take the\ndrain back.\n\n\
+        Examples:\n  larder backend drain old-disk\n  larder backend drain old-disk --wait")]
     Drain {
         /// Its name in the configuration
         name: String,
@@ -64,23 +59,19 @@ drain back.
         wait: bool,
     },
     /// Take a drain, or a removal, back: what is left stays and counts again
-    #[command(after_help = "Example:
-  larder backend undrain old-disk")]
+    #[command(after_help = "Example:\n  larder backend undrain old-disk")]
     Undrain {
         /// Its name in the configuration
         name: String,
     },
     /// Take a backend out of use for good
-    #[command(
-        after_help = "Drain it first: it is refused while it has the only good replica of         anything, unless you confirm
-with the word that the refusal gives. Its bytes stay where         they are; with --purge they are deleted
-in the background, which wants the word as well.         Afterwards take its [[backend]] out of the
-configuration (with --purge when it has no rows         left).
-
-Examples:
-  larder backend remove old-disk
-          larder backend remove old-disk --purge --confirm 6750a1b2-1f2e3d4c"
-    )]
+    #[command(after_help = "Drain it first: it is refused while it has the only good replica of \
+        anything, unless you confirm\nwith the word that the refusal gives. Its bytes stay where \
+        they are; with --purge they are deleted\nin the background, which wants the word as well. \
+        Afterwards take its [[backend]] out of the\nconfiguration (with --purge when it has no rows \
+        left).\n\n\
+        Examples:\n  larder backend remove old-disk\n  \
+        larder backend remove old-disk --purge --confirm 6750a1b2-1f2e3d4c")]
     Remove {
         /// Its name in the configuration
         name: String,
@@ -229,7 +220,13 @@ fn emptied(drain: &DrainView) -> String {
 fn drain(context: &Context, name: &str, wait: bool) -> Outcome {
     let begun: DrainView = ask(context, Operation::BackendDrain(name.to_owned()), Needs::Backends)?;
     if wait {
-        return pass(context, "drain", None);
+        let exit = pass(context, "drain", None)?;
+        if !context.json {
+            let views: Vec<BackendView> = ask(context, Operation::BackendList, Needs::Backends)?;
+            let drain = views.iter().find(|view| view.name == name).and_then(|v| v.drain.as_ref());
+            drain.map_or(Ok(()), |drain| print(&format!("{name}: {}", emptied(drain))))?;
+        }
+        return Ok(exit);
     }
     told(context, &begun, &format!("{name} is being emptied: {}", emptied(&begun)))
 }

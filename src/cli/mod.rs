@@ -110,7 +110,7 @@ enum Command {
     Bucket(bucket::Args),
     /// Make, show, change and delete access keys
     Key(key::Args),
-    /// Show the backends and what they hold, and use one again that was left alone
+    /// Show the backends and what they hold, and empty, remove or reset them
     Backend(backend::Args),
     /// Show where the bytes of an object lie, and how they are
     Object(object::Args),

@@ -44,6 +44,7 @@ enum What {
         something failed.\n\n\
         Examples:\n  larder worker run cleanup\n  larder worker run over-replication --wait")]
     Run {
+        /// A name from `larder worker list`
         name: String,
         /// Do a full pass and wait for its end
         #[arg(long)]

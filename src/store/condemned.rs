@@ -32,6 +32,8 @@ const RETRY_MAX: Duration = Duration::from_secs(24 * 3600);
 const ATTEMPTS_MAX: u32 = 10;
 /// When a path whose write had an unknown outcome is deleted a second time.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+/// Why a path waits that was not tried.
+const PUT_OFF: &str = "its backend could not be asked, or failed with another path";
 /// Characters of a failure's text that are kept.
 const ERROR_MAX: usize = 500;
 
@@ -129,8 +131,9 @@ impl Store {
             self.free(Lane::Work, Need::Recorded, move |tx| {
                 for &id in &some {
                     tx.run(
-                        "UPDATE condemned SET due = ?2 WHERE id = ?1 AND due IS NOT NULL",
-                        (id, due.0),
+                        "UPDATE condemned SET due = ?2, error = coalesce(error, ?3)
+                         WHERE id = ?1 AND due IS NOT NULL",
+                        (id, due.0, PUT_OFF),
                     )?;
                 }
                 Ok(())
@@ -140,7 +143,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes some of what waits after a failure due now; whether there may be more.
+    /// Makes some of what waits after a failure, its own or its backend's, due now; whether there
+    /// may be more.
     pub async fn condemned_hasten(&self) -> Result<bool, StoreError> {
         let now = self.shared().clock.now();
         self.free(Lane::Work, Need::Recorded, move |tx| {
@@ -170,9 +174,9 @@ pub(super) const DUE: &str = "SELECT c.id, b.id, c.path, c.size, c.reason, c.att
 pub(super) const NEXT: &str =
     "SELECT due FROM condemned WHERE due IS NOT NULL AND seq <= ?1 ORDER BY due, seq LIMIT 1";
 
-/// Those that never failed wait for a reason of their own.
+/// Those to which nothing happened wait for a reason of their own.
 pub(super) const HASTEN: &str = "UPDATE condemned SET due = ?1 WHERE id IN
-     (SELECT id FROM condemned WHERE due > ?1 AND attempts > 0 LIMIT ?2)";
+     (SELECT id FROM condemned WHERE due > ?1 AND error IS NOT NULL LIMIT ?2)";
 
 /// Turns a replica into a condemned path. Its own row is the caller's to delete. `is_again`: its
 /// bytes may still appear after the first delete. What is only borrowed is kept, and remembered.

@@ -49,8 +49,8 @@ pub enum StoreError {
     TooManyUploads,
     /// The declaration leaves out this backend, which still has replicas or condemned paths.
     #[error(
-        "backend {0} is not declared and still has replicas or condemned paths: declare it again \
-         until `larder backend list` shows no rows on it"
+        "backend {0} is not declared and still has replicas or condemned paths: declare it again, \
+         and let `larder backend drain {0}` and `larder backend remove {0}` go before"
     )]
     BackendInUse(String),
     /// The replica's row is gone or its blob is: whoever wrote it need do nothing more.

@@ -169,7 +169,9 @@ fn let_go_in_tx(
             let reason = CondemnReason::Drained;
             match leave {
                 Leave::Nothing => {
-                    super::condemned::condemn_in_tx(tx, &mut turn, &row, reason, true)?
+                    // What a writer is at work on may appear after the first delete.
+                    let is_again = row.state == ReplicaState::Writing;
+                    super::condemned::condemn_in_tx(tx, &mut turn, &row, reason, is_again)?;
                 }
                 Leave::Bytes => {
                     let from = match row.state {

@@ -125,7 +125,12 @@ impl OtherS3 {
 
     /// The files in the bucket that hold bytes of objects.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        object_files(&self.dir.path().join(Self::BUCKET).join("larder"))
+        object_files(&self.root())
+    }
+
+    /// Where Larder's paths begin.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join(Self::BUCKET).join("larder")
     }
 }
 

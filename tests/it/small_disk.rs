@@ -28,7 +28,7 @@ const BALLAST: u64 = 64 << 20;
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Takes all of the disk of `path` but `rest` bytes, as another program would.
-fn fill(path: &Path, rest: u64) {
+pub(crate) fn fill(path: &Path, rest: u64) {
     let mut file = fs::File::options().append(true).create(true).open(path).unwrap();
     let free = || {
         let stat = rustix::fs::statvfs(path).unwrap();

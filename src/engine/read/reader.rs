@@ -307,7 +307,6 @@ impl<S: Source> Reader<S> {
             list.push(replica.write);
             // What the store knows already need not be said again.
             if is_new {
-                tracing::warn!(%blob, %backend, path, state = state.name(), "a replica is wrong");
                 self.source.mark(replica, state);
             }
         } else {

@@ -53,7 +53,7 @@ pub(crate) trait Source: Send + Sync + 'static {
         blob: BlobId,
     ) -> impl Future<Output = Result<Vec<Replica>, StoreError>> + Send;
 
-    /// Records a replica as missing or damaged, later and beside the read.
+    /// Tells that a replica is missing or damaged, and records it later and beside the read.
     fn mark(&self, replica: &Replica, state: ReplicaState);
 
     /// Tells a backend that it gave nothing since then and is not waited for any longer.
@@ -124,6 +124,9 @@ impl Source for Live {
     }
 
     fn mark(&self, replica: &Replica, state: ReplicaState) {
+        let backend = self.fleet.get(replica.backend).map(|backend| backend.name().to_string());
+        let path = replica.path.as_str();
+        tracing::warn!(backend, path, state = state.name(), "a replica is wrong");
         let Ok(place) = MARKS.try_acquire() else { return };
         let (store, write) = (self.store.clone(), replica.write);
         tokio::spawn(async move {

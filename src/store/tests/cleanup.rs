@@ -218,12 +218,16 @@ async fn what_is_forgotten_is_not_counted_any_more() {
 }
 
 #[tokio::test]
-async fn only_what_failed_is_hastened() {
+async fn only_what_failed_or_was_put_off_is_hastened() {
     let world = World::new().await;
-    world.put("k", 1, &[10]).await;
-    world.delete("k").await;
-    let failed = world.due().await[0].id;
+    for key in ["k", "l"] {
+        world.put(key, 1, &[10]).await;
+        world.delete(key).await;
+    }
+    let due = world.due().await;
+    let (failed, put_off) = (due[0].id, due[1].id);
     world.store.condemned_failed(failed, "disk on fire".into()).await.unwrap();
+    world.store.condemned_put_off(vec![put_off], PATIENCE).await.unwrap();
     // A second delete waits for a reason of its own.
     let registered = world.register(&[10], 1).await;
     let write = registered[0].intents[0].write;
@@ -232,7 +236,8 @@ async fn only_what_failed_is_hastened() {
     world.store.condemned_deleted(vec![write.0]).await.unwrap();
     assert!(world.due().await.is_empty());
     assert!(!world.store.condemned_hasten().await.unwrap());
-    assert_eq!(world.due().await.iter().map(|row| row.id).collect::<Vec<_>>(), [failed]);
+    let due: Vec<u64> = world.due().await.iter().map(|row| row.id).collect();
+    assert_eq!(due, [failed, put_off]);
     world.verify().await;
 }
 
