@@ -17,7 +17,7 @@ pub(super) async fn crew(config: &Config, engine: &Arc<Engine>) -> Result<Arc<Cr
         .with(Name::Replicator, engine.store.replicas_wanted())
         .with(Name::OverReplication, engine.store.surplus_found())
         .with(Name::PendingReaper, engine.fleet_changed(FleetListener::PendingReaper))
-        .with(Name::Lifecycle, engine.fleet_changed(FleetListener::Lifecycle))
+        .with(Name::Lifecycle, engine.rules_changed())
         .with(Name::Drain, engine.fleet_changed(FleetListener::Drain));
     let crew = Crew::new(engine, &config.data_dir, config.workers.clone(), &wakes);
     for name in engine.store.workers_paused().await? {

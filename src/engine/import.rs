@@ -122,6 +122,10 @@ impl Engine {
                 return Err(unlisted(err));
             }
         }
+        if became.imported > 0 {
+            // They may be older than anything that was there.
+            self.rules_changed().notify_one();
+        }
         if wish.takes_over && !wish.is_dry {
             became.taken_over = self.store.take_over(row.id).await?;
         }

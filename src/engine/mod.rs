@@ -176,5 +176,6 @@ impl Engine {
         self.budget.resize(memory - buffers);
         self.buffers.resize(buffers);
         self.fleet_changes();
+        self.rules_changed().notify_one();
     }
 }

@@ -407,6 +407,8 @@ impl Engine {
                 Import::Imported => {
                     step.processed += 1;
                     step.count("imported");
+                    // It may be older than anything that was there.
+                    self.rules_changed().notify_one();
                 }
                 Import::Suppressed => step.count("suppressed"),
                 Import::Known => {}

@@ -4,7 +4,6 @@
 
 use super::Engine;
 use super::EngineError;
-use super::FleetListener;
 use super::WishRefused;
 use crate::model::Lifecycle;
 use crate::model::Rule;
@@ -54,7 +53,7 @@ impl Engine {
     pub async fn delete_lifecycle(&self, bucket: &str) -> Result<(), EngineError> {
         let bucket = self.bucket(bucket)?;
         self.store.lifecycle_delete(bucket.name.clone()).await?;
-        self.fleet_changed(FleetListener::Lifecycle).notify_one();
+        self.rules_changed().notify_one();
         Ok(())
     }
 
@@ -67,6 +66,8 @@ impl Engine {
         F: FnOnce(Vec<Rule>) -> Result<Lifecycle, String> + Send + 'static,
     {
         let bucket = self.bucket(bucket)?;
-        Ok(self.store.lifecycle_change(bucket.name.clone(), change).await?)
+        let changed = self.store.lifecycle_change(bucket.name.clone(), change).await?;
+        self.rules_changed().notify_one();
+        Ok(changed)
     }
 }

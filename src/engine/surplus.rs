@@ -17,6 +17,7 @@ use super::examine;
 use super::examine::Seen;
 use super::step::Next;
 use super::step::Step;
+use super::write::candidate;
 use crate::backend::Backend;
 use crate::backend::Fitness;
 use crate::backend::Fleet;
@@ -28,11 +29,14 @@ use crate::model::Duty;
 use crate::model::Operation;
 use crate::model::ReplicaState;
 use crate::model::WriteId;
+use crate::plan::placement::Rules;
+use crate::plan::placement::apart;
 use crate::plan::surplus;
 use crate::plan::surplus::Standing;
 use crate::store::BackendRow;
 use crate::store::BlobFacts;
 use crate::store::GiveUp;
+use crate::store::LedgerRow;
 use crate::store::Replica;
 use crate::store::StoreError;
 
@@ -109,7 +113,7 @@ impl Engine {
         let mut planned = Vec::new();
         for blob in &blobs {
             let Some((facts, replicas)) = self.blob_and_replicas(*blob).await? else { continue };
-            let surplus = choose(&fleet, &rows, &facts, &replicas, self.clock.now());
+            let surplus = choose(&fleet, &rows, &facts, &replicas, self.here_and_now());
             let going = replicas.iter().filter(|replica| surplus.give_up.contains(&replica.write));
             planned.extend(going.map(|replica| SurplusReplica {
                 blob: *blob,
@@ -132,7 +136,7 @@ impl Engine {
         let Some((facts, replicas)) = self.blob_and_replicas(blob).await? else {
             return Ok((0, 0));
         };
-        let surplus = choose(fleet, rows, &facts, &replicas, self.clock.now());
+        let surplus = choose(fleet, rows, &facts, &replicas, self.here_and_now());
         let victims = surplus.give_up.len() as u64;
         let stay = of(&replicas, &surplus.keep);
         if victims == 0 || !self.are_there(fleet, &stay, facts.size).await? {
@@ -143,6 +147,10 @@ impl Engine {
             given_up += u64::from(self.give_up(write, CondemnReason::Surplus, &stay).await?);
         }
         Ok((given_up, victims - given_up))
+    }
+
+    fn here_and_now(&self) -> (bool, Timestamp) {
+        (self.settings.load().same_device, self.clock.now())
     }
 
     pub(crate) async fn blob_and_replicas(
@@ -209,7 +217,7 @@ fn choose(
     rows: &[BackendRow],
     facts: &BlobFacts,
     replicas: &[Replica],
-    now: Timestamp,
+    (same_device, now): (bool, Timestamp),
 ) -> surplus::Surplus {
     let seen: Vec<surplus::Replica> = replicas
         .iter()
@@ -221,7 +229,21 @@ fn choose(
             is_young: fleet.get(replica.backend).is_some_and(|b| is_young(b, replica.write, now)),
         })
         .collect();
-    surplus::choose(&seen, facts.wish.replicas as usize)
+    let rules = Rules {
+        routing: facts.wish.routing,
+        require_distinct: facts.wish.require_distinct.clone(),
+        same_device,
+    };
+    let ledger: Vec<LedgerRow> = rows.iter().map(LedgerRow::from).collect();
+    let place = |write: WriteId| {
+        let replica = replicas.iter().find(|replica| replica.write == write)?;
+        candidate(fleet.get(replica.backend)?, &ledger, 0)
+    };
+    let share = |a: &surplus::Replica, b: &surplus::Replica| {
+        let places = place(a.write).zip(place(b.write));
+        places.is_some_and(|(a, b)| !apart(&a, &b, &rules))
+    };
+    surplus::choose(&seen, facts.wish.replicas as usize, share)
 }
 
 /// Whether the minimum time for which the backend charges is not over for this replica.

@@ -49,7 +49,9 @@ pub(crate) struct Watch {
     parks: AtomicBool,
     seen: Mutex<Seen>,
     /// Woken by each change, beside those who make up for missing replicas and surplus.
-    changed: [Arc<Notify>; 3],
+    changed: [Arc<Notify>; 2],
+    /// Woken when lifecycle rules have changed, or what they are for has grown older at once.
+    rules: Arc<Notify>,
     own_line: Seldom,
     /// Replicas that cannot leave their backends, by the reason, as the last walk found.
     stuck: Mutex<BTreeMap<String, u64>>,
@@ -76,8 +78,6 @@ struct Look {
 pub enum FleetListener {
     Drain,
     PendingReaper,
-    /// Also when rules have changed.
-    Lifecycle,
 }
 
 impl Watch {
@@ -89,6 +89,7 @@ impl Watch {
             parks: AtomicBool::new(true),
             seen: Mutex::default(),
             changed: Default::default(),
+            rules: Arc::default(),
             own_line: Seldom::new(),
             stuck: Mutex::default(),
         }
@@ -120,6 +121,11 @@ impl Engine {
     /// Woken when the fleet has changed.
     pub fn fleet_changed(&self, listener: FleetListener) -> Arc<Notify> {
         Arc::clone(&self.watch.changed[listener as usize])
+    }
+
+    /// Woken when lifecycle rules have changed, or older objects have come.
+    pub fn rules_changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.watch.rules)
     }
 
     /// Something about the fleet is not as it was: what could not be placed may be now.

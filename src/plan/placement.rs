@@ -103,7 +103,7 @@ pub fn may_join(
 }
 
 /// Whether two backends count as two places.
-fn apart(a: &Candidate, b: &Candidate, rules: &Rules) -> bool {
+pub fn apart(a: &Candidate, b: &Candidate, rules: &Rules) -> bool {
     let one_device = a.device.is_some() && a.device == b.device && !rules.same_device;
     let value = |c: &Candidate, label| c.labels.get(label).cloned().unwrap_or_default();
     a.backend != b.backend

@@ -11,12 +11,16 @@
 //!
 //! A replica on a backend that is being emptied, or that is in the configuration no longer, has to
 //! go anyway; one on a broken backend is the least use; and among healthy ones the fullest backend
-//! gains the most. A memory backend comes before all of them, for a replica that is gone with the
+//! gains the most. One that shares its place with another (a site, a device) where the placement wants
+//! them apart goes before all that are alone in theirs. A memory backend comes before all of them, for a replica that is gone with the
 //! process must never be kept in place of one that stays.
 
 use std::cmp::Reverse;
 
 use crate::model::WriteId;
+
+/// What a replica on a healthy backend is worth that shares its place with another.
+const TWIN_SCORE: f64 = 1.5;
 
 /// One replica as the decision sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,24 +69,34 @@ pub struct Surplus {
     pub keep: Vec<WriteId>,
 }
 
-/// What to give up of a blob with these `replicas`, of which its placement wishes `wish`.
-pub fn choose(replicas: &[Replica], wish: usize) -> Surplus {
-    let mut good: Vec<&Replica> = replicas.iter().filter(|replica| replica.is_good).collect();
-    good.sort_by(|a, b| {
+/// What to give up of a blob with these `replicas`, of which its placement wishes `wish`. `share` says
+/// of two whether labels or devices make them one place, which the placement does not want.
+pub fn choose(
+    replicas: &[Replica],
+    wish: usize,
+    share: impl Fn(&Replica, &Replica) -> bool,
+) -> Surplus {
+    let mut keep: Vec<&Replica> = replicas.iter().filter(|replica| replica.is_good).collect();
+    let mut give_up = Vec::new();
+    for _ in 0..keep.len().saturating_sub(wish.max(1)) {
+        let worth = |replica: &Replica| {
+            let is_twin = keep.iter().any(|k| k.write != replica.write && share(k, replica));
+            let score = replica.standing.score();
+            if is_twin { score.min(TWIN_SCORE) } else { score }
+        };
         let rest = |r: &Replica| (r.is_young, Reverse(r.write));
-        a.standing.score().total_cmp(&b.standing.score()).then(rest(a).cmp(&rest(b)))
-    });
-    let mut left = good.len().saturating_sub(wish.max(1));
-    let mut surplus = Surplus::default();
-    for replica in good {
-        if left > 0 && !replica.is_borrowed {
-            left -= 1;
-            surplus.give_up.push(replica.write);
-        } else {
-            surplus.keep.push(replica.write);
-        }
+        let own = keep.iter().enumerate().filter(|(_, replica)| !replica.is_borrowed);
+        let least = own.min_by(|(_, a), (_, b)| {
+            worth(a).total_cmp(&worth(b)).then_with(|| {
+                let by_standing = a.standing.score().total_cmp(&b.standing.score());
+                by_standing.then(rest(a).cmp(&rest(b)))
+            })
+        });
+        let Some(least) = least.map(|(at, _)| at) else { break };
+        give_up.push(keep.remove(least).write);
     }
-    surplus
+    keep.sort_by_key(|replica| replica.write);
+    Surplus { give_up, keep: keep.into_iter().map(|replica| replica.write).collect() }
 }
 
 #[cfg(test)]
@@ -106,7 +120,8 @@ mod tests {
     }
 
     fn check(replicas: &[Replica], wish: usize, give_up: &[u64]) {
-        let found: Vec<_> = choose(replicas, wish).give_up.iter().map(|write| write.0).collect();
+        let found: Vec<_> =
+            choose(replicas, wish, |_, _| false).give_up.iter().map(|write| write.0).collect();
         assert_eq!(found, give_up, "{replicas:?}");
     }
 
@@ -154,6 +169,22 @@ mod tests {
         check(&[borrowed(1), borrowed(2), borrowed(3)], 1, &[]);
     }
 
+    #[test]
+    fn of_two_in_one_place_one_goes_before_all_that_are_alone_in_theirs() {
+        let site = |write: WriteId| if write.0 <= 2 { "home" } else { "away" };
+        let share = |a: &Replica, b: &Replica| site(a.write) == site(b.write);
+        let fleet = [replica(1, EMPTY), replica(2, EMPTY), replica(3, FULL)];
+        let check = |fleet: &[Replica], wish, give_up: &[u64]| {
+            let found = choose(fleet, wish, share);
+            assert_eq!(found.give_up, give_up.iter().map(|w| WriteId(*w)).collect::<Vec<_>>());
+        };
+        check(&fleet, 2, &[2]);
+        // The one that is left is no twin any more.
+        check(&fleet, 1, &[2, 3]);
+        let broken = [fleet[0], fleet[1], replica(3, Standing::Broken)];
+        check(&broken, 2, &[3]);
+    }
+
     fn standing() -> impl Strategy<Value = Standing> {
         let all = [
             Standing::Volatile,
@@ -180,7 +211,7 @@ mod tests {
                     Replica { is_good, is_borrowed, is_young, ..replica(write, standing) }
                 })
                 .collect();
-            let surplus = choose(&fleet, wish);
+            let surplus = choose(&fleet, wish, |_, _| false);
             let of = |write: &WriteId| fleet.iter().find(|r| r.write == *write).unwrap();
 
             let good = fleet.iter().filter(|r| r.is_good).count();
@@ -198,7 +229,7 @@ mod tests {
             // The order in which they are listed decides nothing.
             let middle = turn.min(fleet.len());
             fleet.rotate_left(middle);
-            prop_assert_eq!(choose(&fleet, wish), surplus);
+            prop_assert_eq!(choose(&fleet, wish, |_, _| false), surplus);
         }
     }
 }
