@@ -124,7 +124,6 @@ impl Desk {
             Operation::BackendList => self.backend_list().await,
             Operation::BackendDrain(name) => self.drain(&name).await,
             Operation::BackendUndrain(name) => self.undrain(&name).await,
-            Operation::BackendRemove(name, wish) => self.remove(&name, wish).await,
             Operation::RebalancePlan => self.rebalance_plan().await,
             Operation::SurplusPlan(wish) => self.surplus_plan(wish).await,
             Operation::BackendReset(name) => self.backend_reset(&name),
@@ -139,6 +138,7 @@ impl Desk {
             Operation::CleanupRetry(chosen) => self.cleanup_retry(&chosen).await,
             Operation::CleanupForget(chosen) => self.cleanup_forget(&chosen).await,
             Operation::Verify(_)
+            | Operation::BackendRemove(..)
             | Operation::WorkerRun(..)
             | Operation::Import(_)
             | Operation::Reconcile(_)
@@ -151,6 +151,7 @@ impl Desk {
         match operation {
             Operation::Verify(wish) => self.verify(wish),
             Operation::WorkerRun(name, wish) => self.worker_run(name, wish),
+            Operation::BackendRemove(name, wish) => self.remove(name, wish),
             Operation::Import(asked) => self.import(asked),
             Operation::Reconcile(asked) => self.reconcile(asked),
             Operation::Scrub(asked) => self.scrub(asked),

@@ -2,16 +2,19 @@
 //! carried out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::json;
 
 use super::desk::Desk;
 use super::desk::value;
 use super::error::ApiError;
+use super::long::Long;
 use super::views::rfc3339;
 use crate::engine::DrainProgress;
 use crate::engine::Holdings;
@@ -19,6 +22,7 @@ use crate::engine::Leave;
 use crate::engine::Skipped;
 use crate::model::BackendId;
 use crate::model::BlobId;
+use crate::worker::RunProgress;
 use crate::worker::rebalance_rules;
 
 /// How long a confirmation holds.
@@ -119,7 +123,19 @@ impl Desk {
     }
 
     /// Bytes that would be lost, or deleted, want a second call with the word that the first gave.
-    pub(super) async fn remove(&self, name: &str, wish: RemoveWish) -> Result<Value, ApiError> {
+    /// It goes on by itself when nobody waits any more.
+    pub(super) fn remove(&self, name: String, wish: RemoveWish) -> Long<'_> {
+        let progress = Arc::new(RunProgress::default());
+        let seen = Arc::clone(&progress);
+        let work = async move {
+            let removed = self.remove_begin(&name, wish).await?;
+            self.drain_pass(&progress).await?;
+            value(&removed)
+        };
+        Long::new(work, move || json!({ "processed": seen.now().processed }))
+    }
+
+    async fn remove_begin(&self, name: &str, wish: RemoveWish) -> Result<RemovedView, ApiError> {
         let about = |err| ApiError::from(err).about("backend", name);
         let (id, holdings) = self.engine.backend_holdings(name).await.map_err(about)?;
         let leave = if wish.purge { Leave::Nothing } else { Leave::Bytes };
@@ -146,7 +162,7 @@ impl Desk {
         }
         let removed = self.engine.remove_backend(name, leave, holdings.sole > 0).await;
         let held = removed.map_err(about)?;
-        value(&RemovedView {
+        Ok(RemovedView {
             removed: name.to_owned(),
             replicas: held.replicas,
             bytes: held.bytes,

@@ -173,6 +173,7 @@ impl Operation {
         matches!(
             self,
             Operation::Verify(_)
+                | Operation::BackendRemove(..)
                 | Operation::WorkerRun(..)
                 | Operation::Import(_)
                 | Operation::Reconcile(_)

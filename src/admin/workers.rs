@@ -188,6 +188,12 @@ impl Desk {
         })
     }
 
+    /// A full pass of the drain worker.
+    pub(super) async fn drain_pass(&self, progress: &Arc<RunProgress>) -> Result<(), ApiError> {
+        let done = self.crew.run(Name::Drain, progress).await;
+        done.map(drop).map_err(|err| refused(Name::Drain, &err))
+    }
+
     /// Keeps a worker from its steps while an operator's verb does its work.
     pub(super) async fn hold(&self, name: Name) -> Result<Held, ApiError> {
         self.crew.hold(name).await.map_err(|err| refused(name, &err))

@@ -18,7 +18,7 @@ pub(super) async fn crew(config: &Config, engine: &Arc<Engine>) -> Result<Arc<Cr
         .with(Name::OverReplication, engine.store.surplus_found())
         .with(Name::PendingReaper, engine.fleet_changed(FleetListener::PendingReaper))
         .with(Name::Lifecycle, engine.rules_changed())
-        .with(Name::Drain, engine.fleet_changed(FleetListener::Drain));
+        .with(Name::Drain, engine.store.leaving_found());
     let crew = Crew::new(engine, &config.data_dir, config.workers.clone(), &wakes);
     for name in engine.store.workers_paused().await? {
         // One of a later version stays paused for that.

@@ -135,6 +135,7 @@ async fn serve_store(
     // A listener that panicked ends here as well; what it served is lost, what it stored is not.
     let _ = serving.await;
     stop_background.cancel();
+    engine.end_work();
     background.spawn(async move { crew.end().await });
     end(&background, grace.get(), &engine).await;
     Ok(())

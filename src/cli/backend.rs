@@ -13,7 +13,9 @@ use super::output::print_json;
 use super::output::size;
 use super::output::size_or_none;
 use super::output::table;
+use super::progress::Progress;
 use super::session::ask;
+use super::session::ask_long;
 use super::usage::counted;
 use super::worker::pass;
 use crate::admin::BackendView;
@@ -239,7 +241,10 @@ fn undrain(context: &Context, name: &str) -> Outcome {
 
 fn remove(context: &Context, name: &str, wish: RemoveWish) -> Outcome {
     let operation = Operation::BackendRemove(name.to_owned(), wish);
-    let removed: RemovedView = ask(context, operation, Needs::Backends)?;
+    let progress = Progress::new(!context.json);
+    let show = |far: Value| progress.show(&format!("{} replicas are gone", far["processed"]));
+    let removed: RemovedView = ask_long(context, operation, Needs::Backends, show)?;
+    drop(progress);
     let then = match removed.purge {
         true => {
             "its bytes are being deleted; take it out of the configuration when `larder backend \

@@ -186,17 +186,17 @@ impl Copy {
                 return Err(why);
             }
         };
-        let known = match found {
-            Some(found) => store.blob_hash_set(blob, found.hash, found.groups).await,
-            None => Ok(()),
-        };
-        let recorded = match (known, ending) {
-            (Err(err), _) => Err(err),
-            (Ok(()), Ending::Left) => Ok(()),
-            (Ok(()), Ending::Good) => store.replica_commit(write).await,
-            (Ok(()), Ending::InsteadOf(old, reason)) => {
-                store.replica_swap(write, old, reason).await
-            }
+        if let Some(found) = found
+            && let Err(why) = store.blob_hash_set(blob, found.hash, found.groups).await
+        {
+            // A replica of bytes that nobody knows could be held against nothing.
+            settling.settle(Due::Failed(FailedWrite { write, unknown: false })).await;
+            return Err(why.into());
+        }
+        let recorded = match ending {
+            Ending::Left => Ok(()),
+            Ending::Good => store.replica_commit(write).await,
+            Ending::InsteadOf(old, reason) => store.replica_swap(write, old, reason).await,
         };
         let Err(why) = recorded else { return Ok(intent) };
         settling

@@ -24,27 +24,27 @@ use super::EngineError;
 use super::replicate::Replicated;
 use super::step::Next;
 use super::step::Step;
+use super::watch::Stuck;
 use super::write::Hindrance;
 use super::write::hindrance;
 use crate::backend::Fleet;
 use crate::base::Timestamp;
 use crate::model::BackendId;
-use crate::model::BlobId;
 use crate::model::CondemnReason;
 use crate::model::Duty;
 use crate::model::ReplicaState;
 use crate::model::WriteId;
 use crate::store::BackendRow;
-use crate::store::Holdings;
-use crate::store::Leave;
+use crate::store::Leaving;
+use crate::store::LookAgain;
 use crate::store::Replica;
 
 /// How far the walk over each backend's leaving replicas is.
 #[derive(Debug, Default)]
 pub struct DrainCursor {
     after: BTreeMap<BackendId, WriteId>,
-    /// Replicas that stayed in this walk, by the reason.
-    stuck: BTreeMap<&'static str, u64>,
+    /// Replicas that stayed in this walk.
+    stuck: Stuck,
     /// Something left since the walk began.
     has_progress: bool,
 }
@@ -99,14 +99,8 @@ impl Engine {
             let elapsed = self.clock.now().since(at);
             (gone > 0).then(|| elapsed.mul_f64(row.used as f64 / gone as f64))
         });
-        let stuck = self.watch.stuck();
+        let stuck = self.watch.stuck(row.id);
         Ok(Some(DrainProgress { rows: row.rows, bytes: row.held(), began, time_left, stuck }))
-    }
-
-    /// What a backend holds, as far as its removal is concerned.
-    pub async fn backend_holdings(&self, name: &str) -> Result<(BackendId, Holdings), EngineError> {
-        let row = self.backend_row(name).await?;
-        Ok((row.id, self.store.backend_holdings(row.id).await?))
     }
 
     pub(crate) async fn backend_row(&self, name: &str) -> Result<BackendRow, EngineError> {
@@ -114,7 +108,7 @@ impl Engine {
         rows.into_iter().find(|row| row.name == name).ok_or(EngineError::NoSuchBackend)
     }
 
-    /// Lets at most `batch` replicas leave, of each backend that is being emptied.
+    /// Lets at most `batch` replicas go, of each backend that is being emptied or removed.
     pub async fn drain_step(
         &self,
         cursor: &mut DrainCursor,
@@ -123,142 +117,193 @@ impl Engine {
     ) -> Result<Step, EngineError> {
         let mut step = Step::default();
         let rows = self.store.backends().await?;
-        let draining: Vec<_> = rows.iter().filter(|row| row.duty == Duty::Draining).collect();
-        if draining.is_empty() {
-            *cursor = DrainCursor::default();
-            self.watch.sticks(&cursor.stuck);
-            return Ok(step);
-        }
-        let following = self.store.standings_following().await?;
+        let leaving: Vec<BackendRow> = rows
+            .into_iter()
+            .filter(|row| matches!(row.duty, Duty::Draining | Duty::Removed))
+            .collect();
         let change = self.watch.change();
         let fleet = Arc::new(self.fleet.load().for_work());
         let mut is_more = false;
-        for row in &draining {
-            if following.iter().any(|following| following.backend == row.id) {
-                let (moved, is_last) = self.store.standing_follow(row.id).await?;
-                step.processed += moved;
-                is_more |= !is_last;
-            }
-            let after = cursor.after.get(&row.id).copied().unwrap_or_default();
-            let leaving = self.store.replicas_leaving(row.id, after, batch).await?;
-            is_more |= leaving.len() == batch;
-            if let Some((last, _)) = leaving.last() {
-                cursor.after.insert(row.id, *last);
-            }
-            self.leave_all(&fleet, leaving, concurrency, cursor, &mut step).await?;
+        for row in leaving.iter().filter(|row| row.duty == Duty::Draining) {
+            is_more |=
+                self.drain_some(&fleet, row, (batch, concurrency), cursor, &mut step).await?;
+        }
+        if leaving.iter().any(|row| row.duty == Duty::Removed) {
+            is_more |= self.remove_all(&fleet, (batch, concurrency), cursor, &mut step).await?;
         }
         if is_more {
             step.next = Next::Now;
             return Ok(step);
         }
-        self.watch.sticks(&cursor.stuck);
-        let left: u64 = draining.iter().map(|row| row.rows).sum();
-        let is_again = cursor.has_progress || change != self.watch.change();
         let has_stuck = !cursor.stuck.is_empty();
-        *cursor = DrainCursor::default();
+        let is_again = has_stuck && (cursor.has_progress || change != self.watch.change());
+        let mut stuck = std::mem::take(cursor).stuck;
+        let left: u64 =
+            leaving.iter().filter(|row| row.duty == Duty::Draining).map(|r| r.rows).sum();
+        if left > 0 {
+            self.broken_stick(&leaving, &mut stuck).await?;
+            step.position = Some(format!("{left} rows left"));
+        }
         step.backlog = Some(if has_stuck { left } else { 0 });
-        step.position = Some(format!("{left} rows left"));
-        step.next = if is_again && has_stuck { Next::Now } else { Next::Woken };
+        self.watch.sticks(stuck);
+        step.next = if is_again { Next::Now } else { Next::Woken };
         Ok(step)
     }
 
-    async fn leave_all(
+    /// A piece of one backend's walk; whether there is more of it.
+    async fn drain_some(
         &self,
         fleet: &Arc<Fleet>,
-        leaving: Vec<(WriteId, BlobId)>,
-        concurrency: usize,
+        row: &BackendRow,
+        (batch, concurrency): (usize, usize),
         cursor: &mut DrainCursor,
         step: &mut Step,
-    ) -> Result<(), EngineError> {
-        let mut left = stream::iter(leaving)
-            .map(|(write, blob)| self.leave(fleet, write, blob))
+    ) -> Result<bool, EngineError> {
+        let following = self.store.standings_following().await?;
+        let mut is_more = false;
+        if following.iter().any(|following| following.backend == row.id) {
+            let (moved, is_last) = self.store.standing_follow(row.id).await?;
+            step.processed += moved;
+            is_more |= !is_last;
+        }
+        let after = cursor.after.get(&row.id).copied().unwrap_or_default();
+        let page = self.store.replicas_leaving(row.id, after, batch).await?;
+        is_more |= page.len() == batch;
+        if let Some(last) = page.last() {
+            cursor.after.insert(row.id, last.write);
+        }
+        let change = self.watch.change();
+        let mut left = stream::iter(page)
+            .take_while(|_| std::future::ready(!self.stopping.is_cancelled()))
+            .map(|leaving| async move { (leaving.blob, self.leave(fleet, leaving, change).await) })
             .buffer_unordered(concurrency.max(1));
-        while let Some(outcome) = left.next().await {
-            match outcome? {
-                Ok(copied) => {
+        let mut parked = Vec::new();
+        while let Some((blob, outcome)) = left.next().await {
+            let stays = match outcome? {
+                Leaves::Left { copied } => {
                     step.processed += 1;
                     step.add("copied", copied);
                     step.count("left");
                     cursor.has_progress = true;
+                    continue;
                 }
-                Err(why) => {
-                    step.failed += 1;
-                    step.count("stuck");
-                    *cursor.stuck.entry(why).or_default() += 1;
+                Leaves::Stays(why) => why,
+                Leaves::NoTarget(why) => {
+                    parked.push((blob, LookAgain::After(change)));
+                    why
                 }
+            };
+            step.failed += 1;
+            step.count("stuck");
+            *cursor.stuck.entry(row.id).or_default().entry(stays).or_default() += 1;
+        }
+        drop(left);
+        self.store.blobs_put_off(parked).await?;
+        Ok(is_more)
+    }
+
+    /// A piece of the walk over each backend that is being removed; whether there is more.
+    async fn remove_all(
+        &self,
+        fleet: &Arc<Fleet>,
+        limits: (usize, usize),
+        cursor: &mut DrainCursor,
+        step: &mut Step,
+    ) -> Result<bool, EngineError> {
+        let mut is_more = false;
+        for removal in self.store.removals().await? {
+            let after = cursor.after.get(&removal.backend).copied().unwrap_or_default();
+            let (next, stay) = self.remove_some(fleet, removal, after, limits, step).await?;
+            let stuck = cursor.stuck.entry(removal.backend).or_default();
+            if stay > 0 {
+                step.add("stuck", stay);
+                *stuck.entry("it is the only one, or still being written").or_default() += stay;
+            }
+            if let Some(next) = next {
+                cursor.after.insert(removal.backend, next);
+                is_more = true;
+            } else if stuck.is_empty() {
+                cursor.stuck.remove(&removal.backend);
+                self.store.removal_end(removal).await?;
+                step.count("backends_removed");
+            }
+        }
+        Ok(is_more)
+    }
+
+    /// Adds what is wrong with replicas that the walk does not meet, since they do not count.
+    async fn broken_stick(
+        &self,
+        leaving: &[BackendRow],
+        stuck: &mut Stuck,
+    ) -> Result<(), EngineError> {
+        for (backend, state, number) in self.store.broken_counts().await? {
+            let why = match state {
+                ReplicaState::Damaged => "it is damaged, and its blob has not enough others",
+                ReplicaState::Missing => "it is missing, and its blob has not enough others",
+                _ => "it cannot be read",
+            };
+            if number > 0 && leaving.iter().any(|row| row.id == backend) {
+                *stuck.entry(backend).or_default().entry(why).or_default() += number;
             }
         }
         Ok(())
     }
 
-    /// Makes what a blob misses and lets its leaving replica go: copies made, or why it stays.
+    /// Makes what a blob misses and lets its leaving replica go.
     async fn leave(
         &self,
         fleet: &Arc<Fleet>,
-        write: WriteId,
-        blob: BlobId,
-    ) -> Result<Result<u64, &'static str>, EngineError> {
-        let (copied, outcome) = self.replicate_blob(fleet, blob).await;
+        leaving: Leaving,
+        change: u64,
+    ) -> Result<Leaves, EngineError> {
+        let Leaving { write, blob, waits_for } = leaving;
+        let (copied, outcome) = match waits_for == Some(change) {
+            true => (0, Replicated::NoTarget),
+            false => self.replicate_blob(fleet, blob).await,
+        };
         let Some((facts, replicas)) = self.blob_and_replicas(blob).await? else {
-            return Ok(Ok(copied));
+            return Ok(Leaves::Left { copied });
         };
         match outcome {
             Replicated::Enough | Replicated::Superseded => {}
             Replicated::NoTarget => {
-                return Ok(Err(match hindrance(fleet, &facts.wish, facts.size) {
+                return Ok(Leaves::NoTarget(match hindrance(fleet, &facts.wish, facts.size) {
                     Hindrance::Reach => "too few other backends can be reached",
                     Hindrance::Limits => "limits keep the other backends from being written",
                     Hindrance::Room => {
-                        "no other backend may take another replica: see their room, \
-                         labels and devices, and how many replicas are wished"
+                        "no other backend may take another replica: see their room, labels and \
+                         devices, and how many replicas are wished"
                     }
                 }));
             }
-            Replicated::Spent => return Ok(Err("limits keep its sources from being read")),
-            Replicated::CopyError => return Ok(Err("it could not be copied")),
-            Replicated::RecordError => return Ok(Err("a copy could not be recorded")),
+            Replicated::NoSource => return Ok(Leaves::Stays("none of its replicas can be read")),
+            Replicated::Spent => return Ok(Leaves::Stays("limits are in the way")),
+            Replicated::CopyError => return Ok(Leaves::Stays("it could not be copied")),
+            Replicated::RecordError => return Ok(Leaves::Stays("a copy could not be recorded")),
         }
         let is_good = |replica: &&Replica| replica.state == ReplicaState::Good;
-        let stay: Vec<&Replica> = replicas.iter().filter(is_good).collect();
-        if !self.are_there(fleet, &stay, facts.size).await? {
-            return Ok(Err("the other replicas cannot be looked at now"));
-        }
+        let good: Vec<&Replica> = replicas.iter().filter(is_good).collect();
+        let wish = facts.wish.replicas as usize;
+        let Some(stay) = self.enough_are_there(fleet, &good, facts.size, wish).await? else {
+            return Ok(Leaves::Stays("the other replicas cannot be looked at now"));
+        };
         if self.give_up(write, CondemnReason::Drained, &stay).await? {
-            return Ok(Ok(copied));
+            return Ok(Leaves::Left { copied });
         }
         match self.store.replica_state(write).await? {
-            Some(ReplicaState::Leaving) => Ok(Err("its blob changed meanwhile")),
-            _ => Ok(Ok(copied)),
+            Some(ReplicaState::Leaving) => Ok(Leaves::Stays("its blob changed meanwhile")),
+            _ => Ok(Leaves::Left { copied }),
         }
     }
+}
 
-    /// Takes a backend out of use for good. What it holds that nothing else has is marked missing,
-    /// which `even_sole` has to allow; its bytes are dealt with as `leave` says. It may be called
-    /// again, and goes on where it was.
-    pub async fn remove_backend(
-        &self,
-        name: &str,
-        leave: Leave,
-        even_sole: bool,
-    ) -> Result<Holdings, EngineError> {
-        let row = self.backend_row(name).await?;
-        // No new write goes there from here on, so what is counted now can only become less.
-        if row.duty != Duty::Removed {
-            self.drain(name).await?;
-        }
-        let holdings = self.store.backend_holdings(row.id).await?;
-        let may_lose = even_sole && leave == Leave::Bytes;
-        if holdings.sole > 0 && !may_lose {
-            return Err(crate::store::StoreError::SoleReplicas(holdings.sole).into());
-        }
-        self.store.backend_duty(row.id, Duty::Removed).await?;
-        let mut after = Some(WriteId(0));
-        while let Some(at) = after {
-            after = self.store.backend_let_go(row.id, at, leave).await?;
-        }
-        self.store.backend_forget_condemned(row.id, leave).await?;
-        self.store.drain_end(row.id).await?;
-        self.fleet_changes();
-        Ok(holdings)
-    }
+/// What became of a leaving replica.
+enum Leaves {
+    Left {
+        copied: u64,
+    },
+    Stays(&'static str),
+    /// It waits for the fleet to change.
+    NoTarget(&'static str),
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 mod admission;
 mod backends;
@@ -40,6 +41,7 @@ mod reap;
 mod rebalance;
 mod reconcile;
 mod refusals;
+mod remove;
 mod replicate;
 mod request;
 mod rules;
@@ -116,6 +118,8 @@ pub struct Engine {
     pub(crate) refusals: Arc<Refusals>,
     /// How the fleet changes.
     pub(crate) watch: watch::Watch,
+    /// Cancelled when the process ends: background work begins nothing more.
+    pub(crate) stopping: CancellationToken,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +153,7 @@ impl Engine {
             admission: Arc::new(admission),
             refusals,
             watch: watch::Watch::new(store.run_mark()),
+            stopping: CancellationToken::new(),
             settling: settling::Settling::new(store.clone()),
             store,
             fleet: ArcSwap::from_pointee(fleet),
@@ -158,6 +163,11 @@ impl Engine {
             buffers: Budget::new(buffers),
             hashers: hash::Hashers::new(2 * cores),
         })
+    }
+
+    /// Background work that is on its way ends what it has begun, and begins nothing more.
+    pub fn end_work(&self) {
+        self.stopping.cancel();
     }
 
     /// Whether the store can write: what an operator should know first.

@@ -19,17 +19,27 @@ use super::copy_blob::CopyBlobError;
 use super::copy_blob::Ending;
 use super::step::Next;
 use super::step::Step;
+use super::write::Hindrance;
+use super::write::hindrance;
 use crate::backend::Fleet;
 use crate::base::chain;
+use crate::base::doubling;
 use crate::model::BackendId;
 use crate::model::BlobId;
+use crate::model::Operation;
+use crate::model::ReplicaState;
 use crate::store::CopyWhen;
 use crate::store::LookAgain;
+use crate::store::Replica;
 use crate::store::StoreError;
 
-/// When a blob is looked at again whose copy failed, and one whose sources are over a limit.
+/// When a blob is looked at again whose copy failed: each time later, up to a day; and one that
+/// limits are in the way of.
 const FAILED_PAUSE: Duration = Duration::from_secs(5 * 60);
+const FAILED_PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 const SPENT_PAUSE: Duration = Duration::from_secs(30 * 60);
+/// When one is looked at again that somebody else is writing a replica of.
+const ENOUGH_PAUSE: Duration = Duration::from_secs(10);
 /// Batches of replicas that follow their backend's duty in one step.
 const FOLLOW_BATCHES: usize = 5;
 
@@ -40,7 +50,9 @@ pub(crate) enum Replicated {
     Enough,
     /// No backend can take it now.
     NoTarget,
-    /// Limits keep its sources from being read.
+    /// None of its replicas can be read now.
+    NoSource,
+    /// Limits keep its sources from being read, or others from being written.
     Spent,
     CopyError,
     /// The copy was made and could not be recorded.
@@ -54,6 +66,7 @@ impl Replicated {
         match self {
             Replicated::Enough => "enough",
             Replicated::NoTarget => "no_target",
+            Replicated::NoSource => "no_source",
             Replicated::Spent => "spent",
             Replicated::CopyError => "copy_error",
             Replicated::RecordError => "record_error",
@@ -77,27 +90,35 @@ impl Engine {
         let is_more = blobs.len() == batch;
         let fleet = Arc::new(self.fleet.load().for_work());
         let mut helped = stream::iter(blobs)
+            .take_while(|_| std::future::ready(!self.stopping.is_cancelled()))
             .map(|blob| {
                 let fleet = &fleet;
                 async move { (blob, self.replicate_blob(fleet, blob).await) }
             })
             .buffer_unordered(concurrency.max(1));
         let mut put_off = Vec::new();
-        let now = self.clock.now();
         while let Some((blob, (created, outcome))) = helped.next().await {
             step.processed += created;
             step.add("created", created);
+            let now = self.clock.now();
             let again = match outcome {
-                Replicated::Enough => continue,
+                Replicated::Enough if created > 0 => continue,
+                // Somebody else writes one; when that is not good in the end, it is due again.
+                Replicated::Enough => {
+                    put_off.push((blob, LookAgain::At(now.plus(ENOUGH_PAUSE))));
+                    continue;
+                }
                 Replicated::Superseded => {
                     step.count(outcome.name());
                     continue;
                 }
-                Replicated::NoTarget => LookAgain::After(change),
+                Replicated::NoTarget | Replicated::NoSource => LookAgain::After(change),
                 Replicated::Spent => LookAgain::At(now.plus(SPENT_PAUSE)),
                 Replicated::CopyError | Replicated::RecordError => {
                     step.failed += 1;
-                    LookAgain::At(now.plus(FAILED_PAUSE))
+                    let times = self.watch.fails(blob);
+                    let pause = doubling(FAILED_PAUSE, times, FAILED_PAUSE_MAX);
+                    LookAgain::At(now.plus(pause))
                 }
             };
             step.count(outcome.name());
@@ -127,11 +148,15 @@ impl Engine {
         fleet: &Arc<Fleet>,
         blob: BlobId,
     ) -> (u64, Replicated) {
-        let facts = match self.store.blob(blob).await {
-            Ok(facts) => facts,
-            Err(StoreError::Superseded) => return (0, Replicated::Superseded),
+        let (facts, replicas) = match self.blob_and_replicas(blob).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return (0, Replicated::Superseded),
             Err(_) => return (0, Replicated::RecordError),
         };
+        // Before anything is promised that could not be kept.
+        if !replicas.iter().any(|replica| may_be_read(fleet, replica)) {
+            return (0, Replicated::NoSource);
+        }
         let mut created = 0;
         let mut failed_on: Vec<BackendId> = Vec::new();
         loop {
@@ -140,6 +165,7 @@ impl Engine {
             let how = (CopyWhen::Short, Ending::Good);
             let err = match self.copy_blob(Arc::clone(fleet), blob, how, choose).await {
                 Ok(_) => {
+                    self.watch.succeeds(blob);
                     created += 1;
                     continue;
                 }
@@ -155,8 +181,11 @@ impl Engine {
                 }
                 CopyBlobError::Store(StoreError::Enough) => Replicated::Enough,
                 CopyBlobError::Store(StoreError::Superseded) => Replicated::Superseded,
-                CopyBlobError::Store(StoreError::NoRoom { .. }) if failed_on.is_empty() => {
-                    Replicated::NoTarget
+                CopyBlobError::Store(StoreError::NoRoom { size }) if failed_on.is_empty() => {
+                    match hindrance(fleet, &facts.wish, *size) {
+                        Hindrance::Limits => Replicated::Spent,
+                        Hindrance::Reach | Hindrance::Room => Replicated::NoTarget,
+                    }
                 }
                 CopyBlobError::Store(StoreError::NoRoom { .. }) => Replicated::CopyError,
                 CopyBlobError::Store(_) => Replicated::RecordError,
@@ -189,4 +218,17 @@ impl Engine {
         }
         Ok(false)
     }
+}
+
+/// Whether a copy could be made from it, as far as is known without asking. A damaged one is not
+/// read from: another damaged one might have the rest, but that is for those who read it.
+fn may_be_read(fleet: &Fleet, replica: &Replica) -> bool {
+    let is_there = matches!(
+        replica.state,
+        ReplicaState::Good | ReplicaState::Leaving | ReplicaState::Away | ReplicaState::Unreadable
+    );
+    is_there
+        && fleet
+            .get(replica.backend)
+            .is_some_and(|backend| backend.fitness(Operation::Read, 0).is_reachable())
 }

@@ -190,6 +190,27 @@ impl Engine {
         Ok(true)
     }
 
+    /// The first `wish` of `replicas` that are seen where they lie; `None` when they are fewer.
+    /// Others may be out of reach all the same.
+    pub(crate) async fn enough_are_there<'r>(
+        &self,
+        fleet: &Fleet,
+        replicas: &[&'r Replica],
+        size: u64,
+        wish: usize,
+    ) -> Result<Option<Vec<&'r Replica>>, EngineError> {
+        let mut there = Vec::new();
+        for replica in replicas {
+            if there.len() == wish.max(1) {
+                break;
+            }
+            if self.are_there(fleet, &[replica], size).await? {
+                there.push(*replica);
+            }
+        }
+        Ok(Some(there).filter(|there| there.len() >= wish.max(1)))
+    }
+
     /// Gives up a good replica for those that stay, which were just looked at; false when
     /// something changed meanwhile.
     pub(crate) async fn give_up(

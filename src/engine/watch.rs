@@ -10,6 +10,7 @@
 //! - Whatever might let a blob be placed that could not be before changes the fleet's number.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -29,6 +30,7 @@ use crate::backend::Fleet;
 use crate::base::Seldom;
 use crate::base::Timestamp;
 use crate::model::BackendId;
+use crate::model::BlobId;
 use crate::model::Duty;
 use crate::model::Operation;
 use crate::plan::absence;
@@ -49,13 +51,21 @@ pub(crate) struct Watch {
     parks: AtomicBool,
     seen: Mutex<Seen>,
     /// Woken by each change, beside those who make up for missing replicas and surplus.
-    changed: [Arc<Notify>; 2],
+    changed: [Arc<Notify>; 1],
     /// Woken when lifecycle rules have changed, or what they are for has grown older at once.
     rules: Arc<Notify>,
     own_line: Seldom,
     /// Replicas that cannot leave their backends, by the reason, as the last walk found.
-    stuck: Mutex<BTreeMap<String, u64>>,
+    stuck: Mutex<Stuck>,
+    /// How often in a row a blob could not be copied.
+    failed: Mutex<HashMap<BlobId, u32>>,
 }
+
+/// Replicas that cannot leave their backend, by the reason.
+pub(crate) type Stuck = BTreeMap<BackendId, BTreeMap<&'static str, u64>>;
+
+/// Blobs whose failures are remembered; with more, all begin anew.
+const FAILED_MAX: usize = 100_000;
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -66,17 +76,17 @@ struct Seen {
     is_well: bool,
 }
 
-/// A backend at a glance.
+/// A backend at a glance. That it is full is no part of it: a service that says so is tried again
+/// after a short while, and would change the fleet each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Look {
-    fitness: Fitness,
+    may_be_written: bool,
     is_out: bool,
 }
 
 /// Who is woken when the fleet has changed, beside those whom the store wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FleetListener {
-    Drain,
     PendingReaper,
 }
 
@@ -92,6 +102,7 @@ impl Watch {
             rules: Arc::default(),
             own_line: Seldom::new(),
             stuck: Mutex::default(),
+            failed: Mutex::default(),
         }
     }
 
@@ -103,13 +114,29 @@ impl Watch {
         self.parks.store(parks, Ordering::Release);
     }
 
-    pub(crate) fn sticks(&self, stuck: &BTreeMap<&'static str, u64>) {
-        let named = stuck.iter().map(|(why, number)| ((*why).to_owned(), *number)).collect();
-        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = named;
+    pub(crate) fn sticks(&self, stuck: Stuck) {
+        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
     }
 
-    pub(crate) fn stuck(&self) -> BTreeMap<String, u64> {
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn stuck(&self, backend: BackendId) -> BTreeMap<String, u64> {
+        let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = stuck.get(&backend).into_iter().flatten();
+        of.map(|(why, number)| ((*why).to_owned(), *number)).collect()
+    }
+
+    /// A copy of a blob failed: how often in a row it had before.
+    pub(crate) fn fails(&self, blob: BlobId) -> u32 {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.len() >= FAILED_MAX {
+            failed.clear();
+        }
+        let times = failed.entry(blob).or_default();
+        *times += 1;
+        *times - 1
+    }
+
+    pub(crate) fn succeeds(&self, blob: BlobId) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&blob);
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -133,6 +160,7 @@ impl Engine {
         self.watch.change.fetch_add(1, Ordering::AcqRel);
         self.store.replicas_wanted().notify_one();
         self.store.surplus_found().notify_one();
+        self.store.leaving_found().notify_one();
         self.watch.changed.iter().for_each(|listener| listener.notify_one());
     }
 
@@ -258,7 +286,7 @@ impl Engine {
 fn look(backend: &Backend) -> Look {
     let is_closed = backend.breaker_view().state == BreakerState::Closed;
     Look {
-        fitness: backend.fitness(Operation::Write, 0),
+        may_be_written: backend.fitness(Operation::Write, 0) > Fitness::Spent,
         is_out: !backend.is_present() || !is_closed,
     }
 }

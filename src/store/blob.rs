@@ -254,7 +254,7 @@ fn blob_take_in_tx(
     }
     let mut good = 0;
     for write in &finished.good {
-        let settled = settled_state_in_tx(**tx, *write, blob)?.ok_or(StoreError::Superseded)?;
+        let settled = settled_state_in_tx(tx, *write, blob)?.ok_or(StoreError::Superseded)?;
         turn.shift(settled.backend, row.size, Column::Reserved, Column::Used);
         good += i64::from(settled.counts);
     }

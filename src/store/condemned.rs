@@ -18,6 +18,7 @@ use super::ledger::Column;
 use super::ledger::Turn;
 use super::queue::Lane;
 use super::replica::ReplicaRow;
+use super::sql::Sql;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
@@ -191,8 +192,10 @@ pub(super) fn condemn_in_tx(
         ReplicaState::Writing => Column::Reserved,
         _ => Column::Used,
     };
-    if replica.is_borrowed && replica.state == ReplicaState::Missing {
-        // Its owner took it away: there is nothing to keep.
+    if replica.state == ReplicaState::Missing
+        && (replica.is_borrowed || is_removed_in_tx(**tx, replica.backend)?)
+    {
+        // Its owner took it away: there is nothing to keep, or nobody who could delete it.
         turn.forget(replica.backend, replica.size, from, 1);
         return Ok(());
     }
@@ -215,6 +218,12 @@ pub(super) fn condemn_in_tx(
     turn.shift(replica.backend, replica.size, from, Column::Orphan);
     tx.marks.condemned = true;
     Ok(())
+}
+
+fn is_removed_in_tx(sql: Sql<'_>, backend: u64) -> Result<bool, StoreError> {
+    let found =
+        sql.one("SELECT 1 FROM backends WHERE no = ?1 AND state = 3", [backend], |_| Ok(()))?;
+    Ok(found.is_some())
 }
 
 fn forget_in_tx(tx: &Tx<'_>, turn: &mut Turn, id: u64) -> Result<(), StoreError> {

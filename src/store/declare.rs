@@ -91,7 +91,8 @@ fn backends_declare_in_tx(sql: Sql<'_>, declared: &[DeclaredBackend]) -> Result<
     for (no, _, name, rows, account, state) in
         known.into_iter().filter(|(_, id, ..)| !ids.contains(id))
     {
-        if rows > 0 && duty_of(state) != Duty::Removed {
+        let is_out = duty_of(state) == Duty::Removed && !has_more_than_missing_in_tx(sql, no)?;
+        if rows > 0 && !is_out {
             return Err(StoreError::BackendInUse(name));
         }
         if rows > 0 {
@@ -100,7 +101,7 @@ fn backends_declare_in_tx(sql: Sql<'_>, declared: &[DeclaredBackend]) -> Result<
         }
         sql.run(
             "DELETE FROM jobs WHERE name IN ('drain:' || ?1, 'standing:' || ?1,
-             'reconcile:' || ?1)",
+             'remove:' || ?1, 'reconcile:' || ?1, 'scrub:' || ?1)",
             [no],
         )?;
         let heir = declared.iter().find(|backend| account.is_some() && backend.account == account);
@@ -110,6 +111,17 @@ fn backends_declare_in_tx(sql: Sql<'_>, declared: &[DeclaredBackend]) -> Result<
         sql.run("DELETE FROM backends WHERE no = ?1", [no])?;
     }
     Ok(())
+}
+
+/// Whether a backend has other rows than those that say what is missing.
+fn has_more_than_missing_in_tx(sql: Sql<'_>, no: u64) -> Result<bool, StoreError> {
+    let found = sql.one(
+        "SELECT 1 FROM replicas WHERE backend = ?1 AND state <> 2
+         UNION ALL SELECT 1 FROM condemned WHERE backend = ?1 LIMIT 1",
+        [no],
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
 }
 
 fn default_declare_in_tx(sql: Sql<'_>, placement: &Placement) -> Result<(), StoreError> {

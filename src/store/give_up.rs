@@ -108,14 +108,17 @@ fn going_in_tx(sql: Sql<'_>, write: WriteId) -> Result<ReplicaRow, StoreError> {
     }
 }
 
-/// How many of `stay` are good replicas of the blob of `row`, other than itself.
+/// How many of `stay` are good replicas of the blob of `row` on backends in use, other than itself.
 fn good_among_in_tx(sql: Sql<'_>, row: &ReplicaRow, stay: &[WriteId]) -> Result<i64, StoreError> {
     let mut good = 0;
     for write in stay.iter().filter(|write| **write != row.write) {
-        let found = replica_in_tx(sql, *write)?;
-        let is_good =
-            found.is_some_and(|found| found.blob == row.blob && found.state == ReplicaState::Good);
-        good += i64::from(is_good);
+        let found = sql.one(
+            "SELECT 1 FROM replicas r CROSS JOIN backends k ON k.no = r.backend
+             WHERE r.write = ?1 AND r.blob = ?2 AND r.state = 1 AND k.state = 0",
+            (write.0, row.blob.0),
+            |_| Ok(()),
+        )?;
+        good += i64::from(found.is_some());
     }
     Ok(good)
 }

@@ -47,6 +47,15 @@ impl LookAgain {
     }
 }
 
+/// A replica that is to leave its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    pub write: WriteId,
+    pub blob: BlobId,
+    /// The number of the fleet's change that found no target for its blob, while it has none.
+    pub waits_for: Option<u64>,
+}
+
 impl Store {
     /// Blobs that miss replicas and are due, the most endangered first: fewest good replicas, then
     /// those that wait longest. `change` is the number of the fleet's latest change.
@@ -145,13 +154,15 @@ impl Store {
         backend: BackendId,
         after: WriteId,
         max: usize,
-    ) -> Result<Vec<(WriteId, BlobId)>, StoreError> {
+    ) -> Result<Vec<Leaving>, StoreError> {
         self.read(move |sql| {
             let no: Option<u64> =
                 sql.one("SELECT no FROM backends WHERE id = ?1", [backend.0], |row| row.get(0))?;
             let no = no.ok_or(StoreError::NoSuchBackend)?;
             sql.all(LEAVING, (no, after.0, max), |row| {
-                Ok((WriteId(row.get(0)?), BlobId(row.get(1)?)))
+                let due: Option<i64> = row.get(2)?;
+                let waits_for = due.filter(|due| *due >= PARKED).map(|due| (due - PARKED) as u64);
+                Ok(Leaving { write: WriteId(row.get(0)?), blob: BlobId(row.get(1)?), waits_for })
             })
         })
         .await
@@ -160,6 +171,11 @@ impl Store {
     /// Woken when a blob misses a replica, or a backend got another duty.
     pub fn replicas_wanted(&self) -> Arc<Notify> {
         Arc::clone(&self.shared().wanted.short)
+    }
+
+    /// Woken when a replica is to leave its backend.
+    pub fn leaving_found(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared().wanted.leaving)
     }
 
     /// Woken when a blob has more replicas than it should.
@@ -189,8 +205,8 @@ const SURPLUS_COUNT: &str =
     "SELECT count(*) FROM (SELECT 1 FROM blobs WHERE deficit < 0 AND id >= ?1 LIMIT ?2)";
 
 pub(super) const LEAVING: &str =
-    "SELECT write, blob FROM replicas WHERE state = 4 AND backend = ?1 AND write > ?2
-     ORDER BY write LIMIT ?3";
+    "SELECT r.write, r.blob, b.due FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
+     WHERE r.state = 4 AND r.backend = ?1 AND r.write > ?2 ORDER BY r.write LIMIT ?3";
 
 fn count(sql: Sql<'_>, query: &str, from: i64) -> Result<u64, StoreError> {
     Ok(sql.one(query, (from, BACKLOG_MAX), |row| row.get(0))?.unwrap_or(0))

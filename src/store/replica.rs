@@ -93,7 +93,9 @@ impl Store {
         mut choose: Choose,
     ) -> Result<Intent, StoreError> {
         let first = self.shared().first_id;
-        self.write(Lane::Request, Need::Recorded, move |tx| {
+        // Only work asks for no more than what is missing.
+        let lane = if when == CopyWhen::Short { Lane::Work } else { Lane::Request };
+        self.write(lane, Need::Recorded, move |tx| {
             let row = blob_in_tx(**tx, blob)?.ok_or(StoreError::Superseded)?;
             let (holders, coming) = holders_in_tx(**tx, blob, first)?;
             if when == CopyWhen::Short && coming >= row.wished {
@@ -123,7 +125,7 @@ impl Store {
             let row = replica_in_tx(**tx, write)?.ok_or(StoreError::Superseded)?;
             match row.state {
                 ReplicaState::Writing => (),
-                ReplicaState::Good | ReplicaState::Leaving => return Ok(()),
+                ReplicaState::Good | ReplicaState::Leaving | ReplicaState::Away => return Ok(()),
                 _ => return Err(StoreError::Superseded),
             }
             if !row.is_committed {
@@ -264,18 +266,22 @@ pub(super) struct Settled {
 
 /// Makes an intent of `blob` a replica; `None` when there is no such intent.
 pub(super) fn settled_state_in_tx(
-    sql: Sql<'_>,
+    tx: &mut Tx<'_>,
     write: WriteId,
     blob: BlobId,
 ) -> Result<Option<Settled>, StoreError> {
-    sql.one(
+    let settled = tx.one(
         "UPDATE replicas SET state =
-             (SELECT CASE b.state WHEN 1 THEN 4 ELSE 1 END FROM backends b WHERE b.no = backend)
+             (SELECT CASE b.state WHEN 0 THEN 1 WHEN 2 THEN 5 ELSE 4 END FROM backends b
+                 WHERE b.no = backend)
          WHERE write = ?1 AND blob = ?2 AND state = 0
-         RETURNING backend, state = 1",
+         RETURNING backend, state",
         (write.0, blob.0),
-        |row| Ok(Settled { backend: row.get(0)?, counts: row.get(1)? }),
-    )
+        |row| Ok((row.get(0)?, state_of(row.get(1)?))),
+    )?;
+    let Some((backend, state)) = settled else { return Ok(None) };
+    tx.marks.leaving |= state == ReplicaState::Leaving;
+    Ok(Some(Settled { backend, counts: state == ReplicaState::Good }))
 }
 
 /// The bytes of the intent `row` are there.
@@ -284,7 +290,7 @@ pub(super) fn good_in_tx(
     turn: &mut Turn,
     row: &ReplicaRow,
 ) -> Result<(), StoreError> {
-    let settled = settled_state_in_tx(**tx, row.write, row.blob)?;
+    let settled = settled_state_in_tx(tx, row.write, row.blob)?;
     let settled = settled.ok_or(StoreError::Superseded)?;
     turn.shift(settled.backend, row.size, Column::Reserved, Column::Used);
     Ok(())

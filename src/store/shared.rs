@@ -59,6 +59,7 @@ pub(super) struct Shared {
 pub(super) struct Wanted {
     pub(super) short: Arc<Notify>,
     pub(super) surplus: Arc<Notify>,
+    pub(super) leaving: Arc<Notify>,
 }
 
 impl Wanted {
@@ -68,6 +69,9 @@ impl Wanted {
         }
         if marks.surplus {
             self.surplus.notify_one();
+        }
+        if marks.leaving {
+            self.leaving.notify_one();
         }
     }
 }

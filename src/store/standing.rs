@@ -43,22 +43,7 @@ impl Store {
     /// [`Store::standing_follow`]. One that is away and is told to drain drains.
     pub async fn backend_duty(&self, backend: BackendId, duty: Duty) -> Result<bool, StoreError> {
         self.free(Lane::Request, Need::Durable, move |tx| {
-            let found: Option<(u64, u8)> =
-                tx.one("SELECT no, state FROM backends WHERE id = ?1", [backend.0], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-            let (no, state) = found.ok_or(StoreError::NoSuchBackend)?;
-            if duty_of(state) == duty {
-                return Ok(false);
-            }
-            tx.run("UPDATE backends SET state = ?2 WHERE no = ?1", (no, duty_code(duty)))?;
-            tx.run(
-                "INSERT INTO jobs (name, state) VALUES (?1, ?2)
-                 ON CONFLICT (name) DO UPDATE SET state = excluded.state",
-                (job(no), cursor(WriteId(0))),
-            )?;
-            tx.marks.short = true;
-            Ok(true)
+            Ok(duty_change_in_tx(tx, backend, duty)?.1)
         })
         .await
     }
@@ -143,22 +128,53 @@ impl Store {
     /// was the last of them.
     pub async fn standing_follow(&self, backend: BackendId) -> Result<(u64, bool), StoreError> {
         let found = self.read(move |sql| batch_in_tx(sql, backend)).await?;
-        let Some((no, duty, batch)) = found else { return Ok((0, true)) };
+        let Some(batch) = found else { return Ok((0, true)) };
         let now = self.shared().clock.now();
-        self.free(Lane::Work, Need::Durable, move |tx| follow_in_tx(tx, (no, duty), &batch, now))
-            .await
+        self.free(Lane::Work, Need::Durable, move |tx| follow_in_tx(tx, &batch, now)).await
     }
+}
+
+/// Gives a backend a duty: its number, and whether it had another.
+pub(super) fn duty_change_in_tx(
+    tx: &mut Tx<'_>,
+    backend: BackendId,
+    duty: Duty,
+) -> Result<(u64, bool), StoreError> {
+    let found: Option<(u64, u8)> =
+        tx.one("SELECT no, state FROM backends WHERE id = ?1", [backend.0], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let (no, state) = found.ok_or(StoreError::NoSuchBackend)?;
+    if duty_of(state) == duty {
+        return Ok((no, false));
+    }
+    tx.run("UPDATE backends SET state = ?2 WHERE no = ?1", (no, duty_code(duty)))?;
+    tx.run(
+        "INSERT INTO jobs (name, state) VALUES (?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET state = excluded.state",
+        (job(no), cursor(WriteId(0))),
+    )?;
+    tx.run("DELETE FROM jobs WHERE name = 'remove:' || ?1", [no])?;
+    tx.marks.short = true;
+    tx.marks.leaving = true;
+    Ok((no, true))
 }
 
 /// The codes of `state` that a replica has which is neither an intent nor wrong.
 const SETTLED: &str = "(1, 4, 5)";
 
+/// Replicas that are to follow, as they were found.
+struct Batch {
+    no: u64,
+    duty: Duty,
+    /// The job's cursor.
+    after: WriteId,
+    writes: Vec<WriteId>,
+}
+
 /// The next replicas that do not stand as the duty says. It walks over others in between, which
 /// a reader may, and the writer should not.
-fn batch_in_tx(
-    sql: Sql<'_>,
-    backend: BackendId,
-) -> Result<Option<(u64, Duty, Vec<WriteId>)>, StoreError> {
+fn batch_in_tx(sql: Sql<'_>, backend: BackendId) -> Result<Option<Batch>, StoreError> {
     let found: Option<(u64, u8)> =
         sql.one("SELECT no, state FROM backends WHERE id = ?1", [backend.0], |row| {
             Ok((row.get(0)?, row.get(1)?))
@@ -172,27 +188,25 @@ fn batch_in_tx(
         "SELECT write FROM replicas WHERE write > ?1 AND backend = ?2 AND state IN {SETTLED}
              AND state <> ?3 ORDER BY write LIMIT ?4"
     );
-    let batch = sql.all(
-        &query,
-        (cursor_read(after.as_deref()).0, no, stands(duty), WORK_ROWS_MAX),
-        |row| Ok(WriteId(row.get(0)?)),
-    )?;
-    Ok(Some((no, duty, batch)))
+    let after = cursor_read(after.as_deref());
+    let writes = sql
+        .all(&query, (after.0, no, stands(duty), WORK_ROWS_MAX), |row| Ok(WriteId(row.get(0)?)))?;
+    Ok(Some(Batch { no, duty, after, writes }))
 }
 
-fn follow_in_tx(
-    tx: &mut Tx<'_>,
-    (no, duty): (u64, Duty),
-    batch: &[WriteId],
-    now: Timestamp,
-) -> Result<(u64, bool), StoreError> {
-    let state: Option<u8> =
-        tx.one("SELECT state FROM backends WHERE no = ?1", [no], |row| row.get(0))?;
-    if state.map(duty_of) != Some(duty) {
-        // It has another duty by now, and its walk begins anew.
-        return Ok((0, state.is_none()));
+fn follow_in_tx(tx: &mut Tx<'_>, batch: &Batch, now: Timestamp) -> Result<(u64, bool), StoreError> {
+    let &Batch { no, duty, after, .. } = batch;
+    let found: Option<(u8, Vec<u8>)> = tx.one(
+        "SELECT b.state, j.state FROM backends b JOIN jobs j ON j.name = ?2 WHERE b.no = ?1",
+        (no, job(no)),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let Some((state, at)) = found else { return Ok((0, true)) };
+    if duty_of(state) != duty || cursor_read(Some(&at)) != after {
+        // It has another duty by now, or had one, and its walk began anew.
+        return Ok((0, false));
     }
-    let Some(last) = batch.last() else {
+    let Some(last) = batch.writes.last() else {
         tx.run("DELETE FROM jobs WHERE name = ?1", [job(no)])?;
         return Ok((0, true));
     };
@@ -200,7 +214,7 @@ fn follow_in_tx(
     let change = format!(
         "UPDATE replicas SET state = ?2 WHERE write = ?1 AND state IN {SETTLED} RETURNING blob"
     );
-    for write in batch {
+    for write in &batch.writes {
         blobs.extend(tx.one(&change, (write.0, stands(duty)), |row| Ok(BlobId(row.get(0)?)))?);
     }
     let mut turn = Turn::begin(tx, now);
@@ -209,7 +223,7 @@ fn follow_in_tx(
     }
     tx.run("UPDATE jobs SET state = ?2 WHERE name = ?1", (job(no), cursor(*last)))?;
     turn.end(tx)?;
-    Ok((batch.len() as u64, false))
+    Ok((batch.writes.len() as u64, false))
 }
 
 fn job(no: u64) -> String {

@@ -68,6 +68,8 @@ pub(super) struct Marks {
     /// A blob misses replicas, or has more than it should.
     pub(super) short: bool,
     pub(super) surplus: bool,
+    /// A replica is to leave its backend, or a backend is to be emptied.
+    pub(super) leaving: bool,
     pub(super) buckets: bool,
     pub(super) keys: bool,
 }

@@ -258,6 +258,7 @@ async fn a_drained_backend_is_empty_and_can_be_taken_back_before() {
     assert!(world.get("large").await.unwrap() == bytes(2 * MIB));
     assert_eq!(world.replicas("key7").await, [2]);
     let holdings = world.engine.remove_backend("disk1", Leave::Bytes, false).await.unwrap();
+    world.drained().await;
     assert_eq!(holdings, Holdings::default());
     world.comes_to_rest().await;
 }
@@ -279,6 +280,7 @@ async fn what_cannot_leave_is_told_and_not_tried_for_ever() {
     assert_eq!(world.stands("key").await, [(1, ReplicaState::Leaving), (2, GOOD), (3, GOOD)]);
     // It is not the only one, so its owner may take the backend out all the same.
     world.engine.remove_backend("disk1", Leave::Nothing, false).await.unwrap();
+    world.drained().await;
     assert_eq!(world.stands("key").await, [(2, GOOD), (3, GOOD)]);
     world.clean_up().await;
     assert_eq!(world.files(), 2);
@@ -296,6 +298,7 @@ async fn the_only_good_replica_is_not_removed_unless_that_is_said() {
     assert!(purged.is_err(), "the last bytes of an object are never deleted with a backend");
     assert!(world.get("key").await.unwrap() == bytes(100));
     world.engine.remove_backend("disk1", Leave::Bytes, true).await.unwrap();
+    world.drained().await;
     assert_eq!(world.stands("key").await, [(1, ReplicaState::Missing)]);
     world.comes_to_rest().await;
 }
@@ -412,5 +415,102 @@ async fn nothing_moves_to_a_backend_that_is_broken_or_drained_or_holds_it() {
     for n in 0..5 {
         assert_eq!(world.replicas(&format!("key{n}")).await, [2]);
     }
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_seen_is_not_counted_on_when_a_backend_is_removed() {
+    let world = World::new(2, 1).await;
+    world.put("key", &bytes(100)).await.unwrap();
+    // Its row says that the other one is good, and its disk is away.
+    world.faults[1].lose_marker(true);
+    world.engine.fleet.load().get(BackendId(2)).unwrap().look().await.unwrap_err();
+    let refused = world.engine.remove_backend("disk1", Leave::Nothing, false).await;
+    let Err(EngineError::Store(err)) = refused else { panic!("{refused:?}") };
+    assert!(matches!(*err, StoreError::SoleReplicas(1)));
+    world.faults[1].lose_marker(false);
+    world.engine.fleet.load().get(BackendId(2)).unwrap().look().await.unwrap();
+    // Or its file is gone, and nobody knows yet: nothing is let go for it.
+    std::fs::remove_file(world.file(&world.on("key", 2).await)).unwrap();
+    world.engine.remove_backend("disk1", Leave::Nothing, false).await.unwrap();
+    let step = world.drained().await;
+    assert_eq!((step.counts.get("removed"), step.counts.get("stuck")), (None, Some(&1)));
+    world.clean_up().await;
+    assert!(world.get("key").await.unwrap() == bytes(100));
+    // Once there is another it goes, by itself.
+    let gone = world.on("key", 2).await;
+    world.engine.store.replica_mark(gone.write, ReplicaState::Missing).await.unwrap();
+    world.replicate().await;
+    world.drained().await;
+    world.clean_up().await;
+    assert_eq!(world.stands("key").await, [(2, GOOD), (3, GOOD)]);
+    assert!(world.engine.store.removals().await.unwrap().is_empty());
+    assert_eq!(world.engine.backend_row("disk1").await.unwrap().rows, 0);
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_written_when_a_drain_begins_leaves_too() {
+    let world = World::new(2, 1).await;
+    world.put("key", &bytes(100)).await.unwrap();
+    let blob = world.blob("key").await;
+    let to_first = Box::new(|_: &[crate::store::LedgerRow], _, _: &crate::store::Holders| {
+        let form = crate::model::path::PathForm::Opaque;
+        Some(vec![crate::store::Target { backend: BackendId(3), form }])
+    });
+    let when = crate::store::CopyWhen::Always;
+    let intent = world.engine.store.replica_register(blob, when, to_first).await.unwrap();
+    world.engine.drain("disk3").await.unwrap();
+    assert_eq!(world.drained().await.backlog, Some(0));
+    let woken = world.engine.store.leaving_found();
+    while futures_util::FutureExt::now_or_never(woken.notified()).is_some() {}
+    let backend = Arc::clone(world.engine.fleet.load().get(BackendId(3)).unwrap());
+    backend.write_whole(&intent.path, Bytes::from(bytes(100))).await.unwrap();
+    world.engine.store.replica_commit(intent.write).await.unwrap();
+    assert_eq!(world.on("key", 3).await.state, ReplicaState::Leaving);
+    tokio::time::timeout(PATIENCE, woken.notified()).await.expect("the drain is not woken");
+    world.drained().await;
+    assert_eq!(world.stands("key").await, [(1, GOOD), (2, GOOD)]);
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_somebody_else_completes_is_left_alone_for_a_moment() {
+    let world = World::new(2, 1).await;
+    world.faults[0].on(Call::Write, 1, Effect::Fail(Fault::Passing));
+    world.put("key", &bytes(100)).await.unwrap();
+    let blob = world.blob("key").await;
+    let choose = world.engine.copy_chooser(
+        &world.engine.fleet.load(),
+        &wish(2),
+        "bucket/key~0.0".into(),
+        Vec::new(),
+    );
+    let when = crate::store::CopyWhen::Short;
+    let intent = world.engine.store.replica_register(blob, when, choose).await.unwrap();
+    let step = world.replicate().await;
+    assert_eq!((step.processed, step.failed), (0, 0));
+    let Next::At(due) = step.next else { panic!("{step:?}") };
+    assert!(due > world.engine.clock.now(), "it is not looked at again and again");
+    let failed = crate::store::FailedWrite { write: intent.write, unknown: false };
+    world.engine.store.replica_abandon(failed).await.unwrap();
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_nobody_can_read_is_promised_nothing_and_waits_for_a_change() {
+    let world = World::new(1, 1).await;
+    world.wish(2).await;
+    world.faults[1].always(Call::Write, Effect::Fail(Fault::Passing));
+    world.faults[2].always(Call::Write, Effect::Fail(Fault::Passing));
+    world.put("key", &bytes(100)).await.unwrap();
+    let only = world.on("key", 1).await;
+    world.faults[1].clear();
+    world.faults[2].clear();
+    world.engine.store.replica_mark(only.write, ReplicaState::Damaged).await.unwrap();
+    let step = world.replicate().await;
+    assert_eq!(step.counts.get("no_source"), Some(&1), "{step:?}");
+    assert_eq!(step.next, Next::Woken);
+    assert_eq!(world.stands("key").await, [(1, ReplicaState::Damaged)], "it is kept");
     world.comes_to_rest().await;
 }

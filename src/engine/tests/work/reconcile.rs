@@ -522,6 +522,7 @@ async fn a_drain_copies_borrowed_files_and_leaves_them() {
     assert_eq!((of(&step, "imported"), of(&step, "suppressed"), of(&step, "skipped")), (0, 0, 2));
     assert!(world.get("key").await.unwrap() == body);
     world.engine.remove_backend("disk1", Leave::Bytes, false).await.unwrap();
+    world.drained().await;
     assert!(world.lies(1, "bucket/key").exists());
     world.comes_to_rest().await;
 }
