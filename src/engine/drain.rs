@@ -39,6 +39,11 @@ use crate::store::Holdings;
 use crate::store::Leave;
 use crate::store::Replica;
 
+/// Why a replica stays whose blob somebody else is at work on, who will not say when he is done, and
+/// when it is looked at again.
+const BUSY: &str = "copies of its blob are being made";
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
 /// How far the walk over each backend's leaving replicas is.
 #[derive(Debug, Default)]
 pub struct DrainCursor {
@@ -155,10 +160,15 @@ impl Engine {
         let left: u64 = draining.iter().map(|row| row.rows).sum();
         let is_again = cursor.has_progress || change != self.watch.change();
         let has_stuck = !cursor.stuck.is_empty();
+        let is_busy = cursor.stuck.contains_key(BUSY);
         *cursor = DrainCursor::default();
         step.backlog = Some(if has_stuck { left } else { 0 });
         step.position = Some(format!("{left} rows left"));
-        step.next = if is_again && has_stuck { Next::Now } else { Next::Woken };
+        step.next = match (is_again && has_stuck, is_busy) {
+            (true, _) => Next::Now,
+            (false, true) => Next::At(self.clock.now().plus(BUSY_PAUSE)),
+            (false, false) => Next::Woken,
+        };
         Ok(step)
     }
 
@@ -227,7 +237,7 @@ impl Engine {
             return Ok(Ok(copied));
         }
         match self.store.replica_state(write).await? {
-            Some(ReplicaState::Leaving) => Ok(Err("its blob changed meanwhile")),
+            Some(ReplicaState::Leaving) => Ok(Err(BUSY)),
             _ => Ok(Ok(copied)),
         }
     }
