@@ -39,6 +39,11 @@ use crate::store::Leaving;
 use crate::store::LookAgain;
 use crate::store::Replica;
 
+/// Why a replica stays whose blob somebody else is at work on, who will not say when he is done, and
+/// when it is looked at again.
+const BUSY: &str = "copies of its blob are being made";
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
 /// How far the walk over each backend's leaving replicas is.
 #[derive(Debug, Default)]
 pub struct DrainCursor {
@@ -144,9 +149,14 @@ impl Engine {
             self.broken_stick(&leaving, &mut stuck).await?;
             step.position = Some(format!("{left} rows left"));
         }
-        step.backlog = Some(if has_stuck { left } else { 0 });
+        step.backlog = Some(if has_stuck { left.max(1) } else { 0 });
+        let is_busy = stuck.values().any(|reasons| reasons.contains_key(BUSY));
         self.watch.sticks(stuck);
-        step.next = if is_again { Next::Now } else { Next::Woken };
+        step.next = match (is_again, is_busy) {
+            (true, _) => Next::Now,
+            (false, true) => Next::At(self.clock.now().plus(BUSY_PAUSE)),
+            (false, false) => Next::Woken,
+        };
         Ok(step)
     }
 
@@ -285,6 +295,9 @@ impl Engine {
         let is_good = |replica: &&Replica| replica.state == ReplicaState::Good;
         let good: Vec<&Replica> = replicas.iter().filter(is_good).collect();
         let wish = facts.wish.replicas as usize;
+        if good.len() < wish {
+            return Ok(Leaves::Stays(BUSY));
+        }
         let Some(stay) = self.enough_are_there(fleet, &good, facts.size, wish).await? else {
             return Ok(Leaves::Stays("the other replicas cannot be looked at now"));
         };
@@ -292,7 +305,7 @@ impl Engine {
             return Ok(Leaves::Left { copied });
         }
         match self.store.replica_state(write).await? {
-            Some(ReplicaState::Leaving) => Ok(Leaves::Stays("its blob changed meanwhile")),
+            Some(ReplicaState::Leaving) => Ok(Leaves::Stays(BUSY)),
             _ => Ok(Leaves::Left { copied }),
         }
     }

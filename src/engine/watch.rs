@@ -171,10 +171,10 @@ impl Engine {
             fleet.all().iter().map(|backend| (backend.id(), look(backend))).collect();
         let (is_new, is_well) = {
             let mut seen = self.watch.seen();
+            // The first look counts as well: what was absent at the start may have come since.
             let is_new = seen.backends != looks;
-            let is_known = !seen.backends.is_empty();
             seen.backends.clone_from(&looks);
-            (is_new && is_known, seen.is_well)
+            (is_new, seen.is_well)
         };
         let now = self.clock.now();
         let parks = self.watch.parks.load(Ordering::Acquire);

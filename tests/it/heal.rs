@@ -288,6 +288,73 @@ fn what_no_reader_meets_the_reconciler_finds() {
     assert_eq!(kept.said(&["reconcile"])["counts"], json!({ "backends": 3 }));
 }
 
+/// Flips one bit of a file.
+fn rot(file: &PathBuf) {
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+/// What `larder scrub` says, and whether all was well.
+#[track_caller]
+fn scrub(kept: &Healing) -> (Value, bool) {
+    let ran = kept.ran(&["scrub"]);
+    (serde_json::from_str(&ran.stdout).expect(&ran.stdout), ran.code == Some(0))
+}
+
+#[test]
+fn rot_that_no_reader_meets_the_scrubber_finds() {
+    let mut kept = Healing::new(|_| ());
+    kept.put_all("a");
+    kept.is_whole("at first");
+    // Readers take the disk.
+    let rotten = kept.files("cloud");
+    rotten.iter().for_each(rot);
+    kept.all_read();
+    let (found, is_well) = scrub(&kept);
+    let broken = found["broken"].as_array().expect("a list");
+    assert_eq!((broken.len(), is_well), (6, false), "{found}");
+    for one in broken {
+        let said = (&one["backend"], &one["state"], &one["alone"]);
+        assert_eq!(said, (&json!("cloud"), &json!("damaged"), &json!(false)), "{found}");
+    }
+    kept.heals("it was scrubbed");
+    kept.is_whole("it was scrubbed");
+    assert!(rotten.iter().all(|file| !file.exists()), "the bad ones are gone");
+    let (found, is_well) = scrub(&kept);
+    assert!(is_well && found["broken"] == json!([]), "{found}");
+}
+
+#[test]
+fn rot_of_the_only_copy_is_told_and_the_copy_kept() {
+    let mut kept = Healing::new(|_| ());
+    kept.wish(1);
+    kept.put("only", 70_000);
+    let only = kept.files("disk1").remove(0);
+    rot(&only);
+    for _ in 0..2 {
+        let (found, is_well) = scrub(&kept);
+        let one = &found["broken"][0];
+        let said = (&one["alone"], &one["key"], is_well);
+        assert_eq!(said, (&json!(true), &json!("only"), false), "{found}");
+    }
+    let blob = &kept.blobs_of("only")[0];
+    let said = (&blob["good"], &blob["replicas"][0]["state"]);
+    assert_eq!(said, (&json!(0), &json!("damaged")), "{blob}");
+    assert!(blob["why"].is_string(), "{blob}");
+    let got = kept.world.s3().get(BUCKET, "only").send();
+    got.expect_error(503, "ServiceUnavailable");
+    kept.pass("cleanup");
+    assert!(only.exists(), "it may be worth something to its owner");
+    // Who has the right bytes puts them back.
+    fs::write(&only, content("only", 0, 70_000)).unwrap();
+    let (found, is_well) = scrub(&kept);
+    assert!(is_well, "{found}");
+    kept.heals("it is right again");
+    kept.is_whole("it is right again");
+}
+
 #[test]
 fn files_that_no_row_knows_are_deleted_after_a_week_and_those_of_others_never() {
     let mut kept = Healing::new(|_| ());
@@ -341,14 +408,23 @@ fn what_a_server_missed_while_it_was_stopped_is_made_up_when_it_is_back() {
     assert!(short["why"].as_str().is_some_and(|why| why.contains("2 of 3")), "{short}");
     let after: BTreeSet<PathBuf> = kept.files("cloud").into_iter().collect();
     assert_eq!(after, before, "it is stopped");
+    kept.world.kill();
+    kept.world.verify();
+    kept.world.start();
+    kept.all_read();
+    kept.put("without the server", 100_000);
     kept.cloud.start_again();
     kept.breaker_is("closed");
     // What failed once waits for minutes; a full pass does not.
     kept.pass("replicator");
-    kept.pass("cleanup");
     kept.heals("the server is back");
+    kept.until_nothing("it is seen again", || {
+        let cloud = kept.one(&["backend", "list"], "cloud");
+        (cloud["state"] != "present").then(|| cloud.to_string())
+    });
+    kept.pass("cleanup");
     kept.is_whole("the server is back");
-    assert_eq!(kept.files("cloud").len(), 18, "three objects of six blobs each");
+    assert_eq!(kept.files("cloud").len(), 19, "three times six blobs, and one more");
 }
 
 #[cfg(target_os = "linux")]
@@ -389,6 +465,9 @@ fn what_a_full_directory_could_not_take_it_gets_when_there_is_room() {
         assert_eq!((&blob["good"], &blob["deficit"]), (&json!(2), &json!(1)), "{blob}");
         assert!(blob["why"].as_str().is_some_and(|why| why.contains("2 of 3")), "{blob}");
     }
+    kept.world.kill();
+    kept.world.start();
+    kept.all_read();
     fs::remove_file(filler).unwrap();
     // How much room there is is looked up once a second.
     let mut created = 0;
