@@ -319,6 +319,9 @@ macro_rules! select_replicas {
     };
 }
 
+#[cfg(test)]
+pub(super) const EVERY_ONE: &str = select_replicas!("1 ORDER BY r.write");
+
 pub(super) const WRITING_BETWEEN: &str =
     select_replicas!("r.state = 0 AND r.write >= ?1 AND r.write < ?2 ORDER BY r.write LIMIT ?3");
 
