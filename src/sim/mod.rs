@@ -98,11 +98,11 @@ const DEEDS: &[(u64, Deed)] = &[
     (170, Deed::Work),
     (20, Deed::Watch),
     (40, Deed::Tick),
-    (22, Deed::Wait),
+    (28, Deed::Wait),
     (35, Deed::Mood),
-    (12, Deed::Lose),
+    (14, Deed::Lose),
     (20, Deed::Harm),
-    (16, Deed::Operator),
+    (34, Deed::Operator),
     (10, Deed::Crash),
 ];
 
@@ -160,7 +160,7 @@ impl World {
             Deed::Mood => self.change_mood(),
             Deed::Lose => self.lose_or_find(),
             // What is being removed is given up by what the rows say of the others.
-            Deed::Harm if !self.removes() => self.harm(),
+            Deed::Harm if self.is_tampered_with && !self.removes() => self.harm(),
             Deed::Harm => {}
             Deed::Operator => self.operate(),
             Deed::Crash => self.crash(),
@@ -252,11 +252,11 @@ impl World {
         let duty = self.rows.iter().find(|row| row.id == id).map(|row| row.duty);
         let serving = self.rows.iter().filter(|row| row.duty == Duty::InUse).count();
         match (self.dice.below(10), duty) {
-            (0..3, _) => self.change_wishes(),
-            (3..5, _) => self.change_quota(number),
-            (5, Some(Duty::Draining | Duty::Removed)) => self.undrain(number),
-            (6..9, Some(Duty::Draining)) if self.harmed() == 0 => self.remove(number),
-            (5..9, Some(Duty::InUse)) if serving > 2 => self.drain(number),
+            (0..2, _) => self.change_wishes(),
+            (2..4, _) => self.change_quota(number),
+            (4..7, Some(Duty::Draining | Duty::Removed)) => self.undrain(number),
+            (7..10, Some(Duty::Draining)) if self.harmed() == 0 => self.remove(number),
+            (4..10, Some(Duty::InUse)) if serving > 2 => self.drain(number),
             _ => {}
         }
     }

@@ -81,6 +81,8 @@ pub(super) struct World {
     life: Option<Life>,
     runs: u64,
     pub(super) blob_max: u64,
+    /// Somebody spoils files behind Larder's back.
+    pub(super) is_tampered_with: bool,
     pub(super) crew: Arc<CrewSettings>,
     /// Those that are not at work.
     pub(super) idle: BTreeMap<Name, Box<dyn Worker>>,
@@ -112,6 +114,7 @@ impl World {
         let sites = sites.map(|(number, place)| Site::new(number, place, &mut dice)).collect();
         let blob_max = dice.of(&[90_000, 90_000, 90_000, 1_200_000]);
         let crew = Arc::new(crew(&mut dice));
+        let is_tampered_with = dice.chance(40);
         let mut world = World {
             seed,
             dice,
@@ -122,6 +125,7 @@ impl World {
             life: None,
             runs: 0,
             blob_max,
+            is_tampered_with,
             crew,
             idle: BTreeMap::new(),
             flights: Vec::new(),
