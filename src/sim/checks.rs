@@ -12,6 +12,7 @@ use super::model::key_of;
 use super::site::Seen;
 use super::verbs::Sure;
 use super::world::World;
+use crate::engine::BreakerState;
 use crate::engine::EngineError;
 use crate::model::BackendId;
 use crate::model::BlobId;
@@ -23,9 +24,6 @@ impl World {
     pub(super) fn check(&mut self) {
         let engine = self.engine();
         let asked = engine.clone();
-        let wrong = self.ask(async move { asked.store.verify().await }).unwrap();
-        assert!(wrong.is_empty(), "the store is not in order: {wrong:?}");
-        let asked = engine.clone();
         self.census = self.ask(async move { asked.store.census().await }).unwrap();
         let rows = self.ask(async move { engine.store.backends().await }).unwrap();
         self.check_quotas(&rows);
@@ -35,6 +33,13 @@ impl World {
         self.check_paths(&files);
         self.check_files(&files);
         self.check_objects(&files);
+    }
+
+    pub(super) fn verify(&mut self) {
+        let engine = self.engine();
+        let wrong = self.ask(async move { engine.store.verify().await }).unwrap();
+        assert!(wrong.is_empty(), "the store is not in order: {wrong:?}");
+        self.check();
     }
 
     /// What is held is within the quota; above one that was lowered nothing new is taken.
@@ -149,7 +154,10 @@ impl World {
             let well = self.replicas_of(*blob).filter(|replica| {
                 let site = &self.sites[site_of(replica.backend)];
                 let fleet = self.life().engine.fleet.load();
-                let is_seen = fleet.get(replica.backend).is_some_and(|b| b.is_present());
+                let is_seen = fleet.get(replica.backend).is_some_and(|backend| {
+                    let is_closed = backend.breaker_view().state == BreakerState::Closed;
+                    backend.is_present() && is_closed
+                });
                 let is_calm = is_seen && !site.is_lost && site.mood == super::site::Mood::Calm;
                 is_calm && replica.state.is_readable() && self.is_intact(replica)
             });

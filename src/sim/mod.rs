@@ -28,7 +28,7 @@
 //! Two look-ups in the store that are asked in the same moment may be answered in either order, for
 //! its threads are real. Gates are chosen by site and kind of call, so that this seldom matters. A
 //! crash ends the runtime, and the store does what it was asked before: what a crash does to a
-//! commit is tested there. Breakers do not open, since how long they rest is not up to a seed.
+//! commit is tested there.
 //!
 //! # To run one again
 //!
@@ -64,6 +64,9 @@ use crate::model::Duty;
 const SEEDS: u64 = 200;
 /// Steps of one world.
 const STEPS: (u64, u64) = (120, 420);
+/// After so many steps the world is looked at, and after so many the store recomputes what it knows.
+const CHECKED: u64 = 3;
+const VERIFIED: u64 = 9;
 /// Operations that are on their way at the most.
 const FLIGHTS_MAX: usize = 10;
 
@@ -116,7 +119,10 @@ impl World {
             self.does(deed);
             self.settle();
             self.land();
-            if self.step.is_multiple_of(4) || matches!(deed, Deed::Crash | Deed::Operator) {
+            if self.step.is_multiple_of(VERIFIED) || matches!(deed, Deed::Crash | Deed::Operator) {
+                self.verify();
+            }
+            if self.step.is_multiple_of(CHECKED) {
                 self.check();
             }
         }

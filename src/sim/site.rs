@@ -17,6 +17,10 @@ use crate::base::Timestamp;
 use crate::model::BackendId;
 use crate::model::Names;
 
+/// How long a breaker rests: less than the least time that passes, for by how much more it rests is
+/// not up to the seed.
+const REST: Duration = Duration::from_millis(1);
+
 /// How a site answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mood {
@@ -40,6 +44,8 @@ pub(super) struct Site {
     pub(super) quota: Option<u64>,
     pub(super) room: &'static str,
     names: Names,
+    /// Those in a row after which its breaker opens.
+    failures: u32,
     /// The least time for which it charges.
     min_age: Duration,
     /// Goes up with all that might hinder a read.
@@ -64,9 +70,10 @@ impl Site {
             faults: Faults::default(),
             mood: Mood::Calm,
             is_lost: false,
-            quota: dice.chance(60).then(|| dice.within(60_000, 700_000)),
+            quota: dice.chance(70).then(|| dice.within(60_000, 700_000)),
             room: dice.of(&["attic", "cellar", "shed"]),
             names: dice.of(&[Names::Readable, Names::Readable, Names::Opaque]),
+            failures: dice.of(&[3, 5, 8, u32::MAX]),
             min_age: Duration::from_secs(if dice.chance(15) { 6 * 3600 } else { 0 }),
             troubles: 0,
             ghosts: Vec::new(),
@@ -87,8 +94,8 @@ impl Site {
         settings.names = self.names;
         settings.min_age = self.min_age;
         settings.labels.insert("room".to_owned(), self.room.to_owned());
-        // How long a breaker rests is not up to the seed.
-        settings.breaker = BreakerSettings { failures: u32::MAX, ..BreakerSettings::default() };
+        settings.breaker =
+            BreakerSettings { failures: self.failures, open: REST, ..Default::default() };
     }
 
     /// What a call meets.
