@@ -11,6 +11,7 @@ use super::model::KEYS;
 use super::model::key_of;
 use super::site::Seen;
 use super::verbs::Sure;
+use super::verbs::Verb;
 use super::world::World;
 use crate::engine::BreakerState;
 use crate::engine::EngineError;
@@ -18,6 +19,7 @@ use crate::model::BackendId;
 use crate::model::BlobId;
 use crate::model::ReplicaState;
 use crate::store::CensusReplica;
+use crate::worker::Name;
 
 impl World {
     /// Looks at everything. Nothing is on its way to a backend while it does.
@@ -221,46 +223,69 @@ impl World {
         believed.filter(|replica| !self.is_intact(replica)).count()
     }
 
-    /// Spoils a replica behind Larder's back: one that is not needed by what was promised, so that
-    /// fewer than a blob should have are ever wrong.
+    /// Spoils a replica behind Larder's back, as far as what was promised can hold all the same. One
+    /// that is right is always left. Fewer than a blob should have are changed, which only a read
+    /// would notice; any number is lost or cut, which Larder looks for before it gives others up:
+    /// only not in the moment between the two.
     pub(super) fn harm(&mut self) {
-        let may_lose = |replica: &&CensusReplica| {
-            let blobs = &mut self.census.blobs.iter();
-            let Some(blob) = blobs.find(|blob| blob.id == replica.blob) else { return false };
-            let others = self.replicas_of(replica.blob).filter(|o| o.write != replica.write);
-            let (well, ill): (Vec<_>, Vec<_>) =
-                others.filter(|o| o.state.is_readable()).partition(|o| self.is_intact(o));
-            let is_held = well.iter().any(|o| o.state == ReplicaState::Good);
-            blob.is_committed
-                && replica.state == ReplicaState::Good
-                && is_held
-                && ill.len() as u32 + 1 < blob.wish.replicas
-                && self.is_intact(replica)
-        };
-        let choices: Vec<_> = self.census.replicas.iter().filter(may_lose).collect();
+        let how = self.dice.of(&[Harm::Lost, Harm::Cut, Harm::Changed]);
+        if how != Harm::Changed && self.gives_up() {
+            return;
+        }
+        let good = self.census.replicas.iter().filter(|r| r.state == ReplicaState::Good);
+        let choices: Vec<_> = good.filter(|replica| self.may_be_harmed(replica, how)).collect();
         if choices.is_empty() {
             return;
         }
         let chosen = choices[self.dice.index(choices.len())];
         let (number, path) = (site_of(chosen.backend), chosen.path.clone());
-        let how = self.dice.below(3);
         let site = &mut self.sites[number];
         let bytes = site.place.read(&path).unwrap_or_default();
         site.troubles += 1;
         match how {
-            0 => drop(site.place.remove(&path)),
-            1 => site.place.put(&path, bytes.slice(..bytes.len() - 1)),
-            _ => drop(site.place.damage(&path, bytes.len() / 2)),
+            Harm::Lost => drop(site.place.remove(&path)),
+            Harm::Cut => site.place.put(&path, bytes.slice(..bytes.len() - 1)),
+            Harm::Changed => drop(site.place.damage(&path, bytes.len() / 2)),
         }
         if let (Some(now), Some(seen)) = (site.place.read(&path), site.seen.get_mut(&path)) {
             seen.hash = blake3::hash(&now).into();
         }
-        self.note(format!(
-            "{path} on site {number} is {}",
-            ["lost", "cut", "changed"][how as usize]
-        ));
+        self.note(format!("{path} on site {number} is {how:?}"));
         self.count("harm");
     }
+
+    /// Something may have looked at replicas and be about to give up others for them.
+    fn gives_up(&self) -> bool {
+        let gives_up = |verb: &Verb| {
+            matches!(verb, Verb::Step(Name::Drain | Name::OverReplication | Name::Rebalancer))
+        };
+        self.flights.iter().any(|flight| gives_up(&flight.verb))
+    }
+
+    fn may_be_harmed(&self, replica: &CensusReplica, how: Harm) -> bool {
+        let mut blobs = self.census.blobs.iter();
+        let Some(blob) = blobs.find(|blob| blob.id == replica.blob) else { return false };
+        let others = self.replicas_of(replica.blob).filter(|other| other.write != replica.write);
+        let (right, wrong): (Vec<_>, Vec<_>) = others
+            .filter(|other| other.state.is_readable())
+            .partition(|other| self.is_intact(other));
+        let changed = wrong.iter().filter(|other| self.length_of(other) == Some(blob.size)).count();
+        let is_bounded = how != Harm::Changed || changed as u32 + 1 < blob.wish.replicas;
+        blob.is_committed && !right.is_empty() && is_bounded && self.is_intact(replica)
+    }
+
+    fn length_of(&self, replica: &CensusReplica) -> Option<u64> {
+        let bytes = self.sites[site_of(replica.backend)].place.read(&replica.path);
+        bytes.map(|bytes| bytes.len() as u64)
+    }
+}
+
+/// What becomes of a file behind Larder's back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    Lost,
+    Cut,
+    Changed,
 }
 
 pub(super) fn site_of(backend: BackendId) -> usize {

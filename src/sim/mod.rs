@@ -104,7 +104,7 @@ const DEEDS: &[(u64, Deed)] = &[
     (28, Deed::Wait),
     (35, Deed::Mood),
     (14, Deed::Lose),
-    (20, Deed::Harm),
+    (30, Deed::Harm),
     (34, Deed::Operator),
     (10, Deed::Crash),
 ];

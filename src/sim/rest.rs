@@ -61,10 +61,10 @@ impl World {
             }
             self.pass(ROUND);
         }
+        self.verify();
         if let Some(unrest) = self.unrest() {
             panic!("it does not come to rest: {unrest}");
         }
-        self.verify();
         self.check_files_at_rest();
         self.check_reads();
     }
@@ -187,6 +187,12 @@ impl World {
                     "{blob:?} wishes {wish:?}, {wanted} can be had: {replicas:?}"
                 ));
             }
+        }
+        let is_out = |replica: &&crate::store::CensusReplica| {
+            replica.state == ReplicaState::Good && !serving.contains(&site_of(replica.backend))
+        };
+        if let Some(replica) = self.census.replicas.iter().find(is_out) {
+            return Some(format!("{replica:?} counts, on a backend that is not in use"));
         }
         if let Some(intent) = self.census.replicas.iter().find(|r| r.state == ReplicaState::Writing)
         {

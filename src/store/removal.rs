@@ -158,7 +158,9 @@ fn let_go_in_tx(
     let mut blobs = BTreeSet::new();
     for write in batch {
         let Some(row) = replica_in_tx(**tx, *write)? else { continue };
-        if has_good_elsewhere_in_tx(**tx, row.blob, no)? || !row.is_committed {
+        // What is only promised is nobody's loss.
+        let is_intent = row.state == ReplicaState::Writing;
+        if is_intent || has_good_elsewhere_in_tx(**tx, row.blob, no)? {
             let reason = CondemnReason::Drained;
             match leave {
                 Leave::Nothing => {
@@ -173,7 +175,9 @@ fn let_go_in_tx(
                 }
             }
             tx.run("DELETE FROM replicas WHERE write = ?1", [write.0])?;
-            super::replica::orphan_blob_in_tx(**tx, &row)?;
+            if is_intent {
+                super::replica::intent_gone_in_tx(tx, now, &row)?;
+            }
         } else {
             tx.run("UPDATE replicas SET state = 2, dead = write WHERE write = ?1", [write.0])?;
         }

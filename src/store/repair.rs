@@ -192,6 +192,16 @@ pub(super) const LEAVING: &str =
     "SELECT write, blob FROM replicas WHERE state = 4 AND backend = ?1 AND write > ?2
      ORDER BY write LIMIT ?3";
 
+/// Makes a blob due that waits for a change of the fleet; whether it does.
+pub(super) fn blob_look_again_in_tx(
+    sql: Sql<'_>,
+    blob: BlobId,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let query = "UPDATE blobs SET due = ?2 WHERE id = ?1 AND due >= ?3";
+    Ok(sql.run(query, (blob.0, now.0, PARKED))? > 0)
+}
+
 fn count(sql: Sql<'_>, query: &str, from: i64) -> Result<u64, StoreError> {
     Ok(sql.one(query, (from, BACKLOG_MAX), |row| row.get(0))?.unwrap_or(0))
 }

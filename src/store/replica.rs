@@ -17,9 +17,11 @@ use super::ledger::Ledger;
 use super::ledger::LedgerRow;
 use super::ledger::Turn;
 use super::queue::Lane;
+use super::repair::blob_look_again_in_tx;
 use super::sql::Sql;
 use super::writer::Need;
 use super::writer::Tx;
+use crate::base::Timestamp;
 use crate::model::BackendId;
 use crate::model::BlobId;
 use crate::model::CondemnReason;
@@ -123,7 +125,7 @@ impl Store {
             let row = replica_in_tx(**tx, write)?.ok_or(StoreError::Superseded)?;
             match row.state {
                 ReplicaState::Writing => (),
-                ReplicaState::Good | ReplicaState::Leaving => return Ok(()),
+                ReplicaState::Good | ReplicaState::Leaving | ReplicaState::Away => return Ok(()),
                 _ => return Err(StoreError::Superseded),
             }
             if !row.is_committed {
@@ -246,7 +248,7 @@ fn holders_in_tx(sql: Sql<'_>, blob: BlobId, first: u64) -> Result<(Holders, i64
 /// What an intent became when its bytes were there.
 pub(super) struct Settled {
     pub(super) backend: u64,
-    /// It is good; on a backend that is being emptied it is one that is leaving.
+    /// It is good, as on a backend in use, and not leaving or away.
     pub(super) counts: bool,
 }
 
@@ -258,7 +260,8 @@ pub(super) fn settled_state_in_tx(
 ) -> Result<Option<Settled>, StoreError> {
     sql.one(
         "UPDATE replicas SET state =
-             (SELECT CASE b.state WHEN 1 THEN 4 ELSE 1 END FROM backends b WHERE b.no = backend)
+             (SELECT CASE b.state WHEN 0 THEN 1 WHEN 2 THEN 5 ELSE 4 END FROM backends b
+             WHERE b.no = backend)
          WHERE write = ?1 AND blob = ?2 AND state = 0
          RETURNING backend, state = 1",
         (write.0, blob.0),
@@ -383,19 +386,26 @@ pub(super) fn intent_condemn_in_tx(
     is_again: bool,
 ) -> Result<(), StoreError> {
     replica_condemn_in_tx(tx, turn, row, CondemnReason::Abandoned, is_again)?;
-    orphan_blob_in_tx(**tx, row)
+    intent_gone_in_tx(tx, turn.now, row)
 }
 
-/// Marks the blob of an intent whose row was taken away, if it is not committed and that was the
-/// last: only the mark tells a later run that it is to be dropped.
-pub(super) fn orphan_blob_in_tx(sql: Sql<'_>, row: &ReplicaRow) -> Result<(), StoreError> {
-    if !row.is_committed {
-        sql.run(
-            "UPDATE blobs SET due = -1
-             WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM replicas WHERE blob = ?1)",
-            [row.blob.0],
-        )?;
+/// After the row of an intent was taken away. A blob that is committed may have found no target only
+/// because of that intent, and no change of the fleet tells that it is gone. One that is not is
+/// marked if that was its last: only the mark tells a later run that it is to be dropped.
+pub(super) fn intent_gone_in_tx(
+    tx: &mut Tx<'_>,
+    now: Timestamp,
+    row: &ReplicaRow,
+) -> Result<(), StoreError> {
+    if row.is_committed {
+        tx.marks.short |= blob_look_again_in_tx(**tx, row.blob, now)?;
+        return Ok(());
     }
+    tx.run(
+        "UPDATE blobs SET due = -1
+         WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM replicas WHERE blob = ?1)",
+        [row.blob.0],
+    )?;
     Ok(())
 }
 
