@@ -17,7 +17,9 @@ use crate::engine::BreakerState;
 use crate::engine::EngineError;
 use crate::model::BackendId;
 use crate::model::BlobId;
+use crate::model::Duty;
 use crate::model::ReplicaState;
+use crate::store::BackendRow;
 use crate::store::CensusReplica;
 use crate::worker::Name;
 
@@ -29,6 +31,11 @@ impl World {
         self.census = self.ask(async move { asked.store.census().await }).unwrap();
         let rows = self.ask(async move { engine.store.backends().await }).unwrap();
         self.check_quotas(&rows);
+        let was_away = |row: &BackendRow| {
+            self.rows.iter().any(|before| before.id == row.id && before.duty == Duty::Away)
+        };
+        let away = rows.iter().filter(|row| row.duty == Duty::Away && !was_away(row)).count();
+        *self.tally.entry("away".to_owned()).or_default() += away as u64;
         self.rows = rows;
         let files: Vec<BTreeMap<String, Bytes>> =
             self.sites.iter().map(|site| site.files()).collect();
@@ -45,7 +52,7 @@ impl World {
     }
 
     /// What is held is within the quota; above one that was lowered nothing new is taken.
-    fn check_quotas(&self, rows: &[crate::store::BackendRow]) {
+    fn check_quotas(&self, rows: &[BackendRow]) {
         for row in rows {
             let Some(quota) = row.quota else { continue };
             let before = self.rows.iter().find(|before| before.id == row.id);

@@ -1,6 +1,6 @@
 //! A small world with everything in it that can go wrong, out of one number.
 //!
-//! A seed makes three to five sites with quotas, labels and moods, two buckets with wishes, and a
+//! A seed makes three to six sites with quotas, labels and moods, two buckets with wishes, and a
 //! few hundred steps: clients put, overwrite, delete, copy, read and upload in parts; every worker
 //! steps; an operator changes wishes and quotas, drains, takes drains back and removes; sites fail,
 //! lose their markers, answer late, and change bytes behind Larder's back; clocks move by seconds
@@ -63,7 +63,7 @@ use crate::model::Duty;
 /// Seeds that every run of the tests goes through.
 const SEEDS: u64 = 200;
 /// Steps of one world.
-const STEPS: (u64, u64) = (120, 420);
+const STEPS: (u64, u64) = (150, 500);
 /// After so many steps the world is looked at, and after so many the store recomputes what it knows.
 const CHECKED: u64 = 3;
 const VERIFIED: u64 = 9;
@@ -92,16 +92,16 @@ enum Deed {
 
 /// How often each happens.
 const DEEDS: &[(u64, Deed)] = &[
-    (430, Deed::Open),
+    (650, Deed::Open),
     (90, Deed::Put),
     (25, Deed::Delete),
     (50, Deed::Get),
     (25, Deed::Copy),
     (35, Deed::Multipart),
-    (170, Deed::Work),
+    (200, Deed::Work),
     (20, Deed::Watch),
     (40, Deed::Tick),
-    (28, Deed::Wait),
+    (20, Deed::Wait),
     (35, Deed::Mood),
     (14, Deed::Lose),
     (30, Deed::Harm),
@@ -160,8 +160,12 @@ impl World {
                     (1, (86_400, 200_000)),
                 ]);
                 let span = Duration::from_secs(self.dice.within(least, most));
+                // What is out of reach all the while is away after it.
+                self.watch();
                 self.note(format!("{span:?} pass"));
                 self.pass(span);
+                self.land();
+                self.watch();
             }
             Deed::Mood => self.change_mood(),
             Deed::Lose => self.lose_or_find(),
@@ -246,8 +250,16 @@ impl World {
         site.troubles += 1;
         site.faults.lose_marker(site.is_lost);
         let how = if site.is_lost { "is not mounted" } else { "is mounted again" };
+        let (is_lost, id) = (site.is_lost, site.id());
         self.note(format!("site {number} {how}"));
         self.count("lost markers");
+        let backend = self.life().engine.fleet.load().get(id).cloned();
+        if let Some(backend) = backend.filter(|_| is_lost && self.dice.chance(60)) {
+            // Somebody notices at once, and for a while nothing is done about it.
+            self.ask(async move { drop(backend.look().await) });
+            self.does(Deed::Wait);
+        }
+        self.watch();
     }
 
     // ---- The operator.

@@ -37,8 +37,11 @@ use crate::engine::WishRefused;
 use crate::model::BucketName;
 use crate::model::ObjectKey;
 use crate::model::ReadConditions;
+use crate::model::ReplicaState;
 use crate::model::UploadId;
 use crate::model::WriteConditions;
+use crate::store::CensusBlob;
+use crate::store::CensusReplica;
 use crate::store::PartInfo;
 use crate::store::StoreError;
 use crate::store::Upload;
@@ -297,9 +300,21 @@ impl World {
         if names.is_empty() {
             return;
         }
-        let name = self.dice.of(&names);
+        let mut name = self.dice.of(&names);
+        if self.has_surplus() && names.contains(&Name::OverReplication) && self.dice.chance(40) {
+            name = Name::OverReplication;
+        }
         let is_full = self.dice.chance(if name == Name::Rebalancer { 60 } else { 20 });
         self.work_as(name, is_full);
+    }
+
+    fn has_surplus(&self) -> bool {
+        let census = &self.census;
+        let good = |blob: &CensusBlob| {
+            let of = |r: &&CensusReplica| r.blob == blob.id && r.state == ReplicaState::Good;
+            census.replicas.iter().filter(of).count()
+        };
+        census.blobs.iter().any(|blob| good(blob) > blob.wish.replicas as usize)
     }
 
     pub(super) fn work_as(&mut self, name: Name, is_full: bool) {

@@ -107,7 +107,7 @@ impl World {
         let mut dice = Dice::new(seed);
         let hand = Arc::new(AtomicI64::new(BEGINNING + dice.below(86_400_000_000) as i64));
         let clock = Clock::steered(Arc::clone(&hand));
-        let count = dice.within(3, 5) as usize;
+        let count = dice.within(3, 6) as usize;
         let place = |_| SimPlace::new(clock.clone());
         let places: Vec<SimPlace> = (0..count).map(place).collect();
         let sites = places.into_iter().enumerate();

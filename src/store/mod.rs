@@ -83,7 +83,7 @@ use tokio::sync::oneshot;
 pub use self::blob::{BlobRequest, FinishedBlob, Registered};
 pub use self::bucket::{BucketUsage, DeclaredBucket};
 #[cfg(test)]
-pub(crate) use self::census::{Census, CensusReplica};
+pub(crate) use self::census::{Census, CensusBlob, CensusReplica};
 pub use self::condemned::Condemned;
 pub use self::copy::{CopyPart, CopyVersion};
 pub use self::declare::{Declaration, DeclaredBackend};
