@@ -30,7 +30,8 @@
 //! they meet, one verb a file; [`worker`] decides when to call it again; [`s3`] speaks the protocol
 //! and is the only place that knows s3s; [`admin`] has the operator's verbs and the socket they come over; [`config`] reads what the
 //! operator wrote; [`app`] wires it all up; [`cli`] is words on a terminal. A request enters at
-//! [`s3::serve`], an operator at [`cli`].
+//! [`s3::serve`], an operator at [`cli`]. `sim` is compiled for tests alone: a world in which all of
+//! it meets every fault at once.
 //!
 //! What is deliberately absent: `engine` knows no HTTP, `store` no backends, `backend` no buckets,
 //! `plan` no I/O, and nobody below `app` sees a whole configuration.
@@ -87,3 +88,5 @@ pub mod admin;
 pub mod config;
 pub mod app;
 pub mod cli;
+#[cfg(test)]
+mod sim;

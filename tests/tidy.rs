@@ -50,8 +50,9 @@ const BANNED: &[(&str, &[&str], &str)] = &[
     ("SystemTime::now", &["src/base/clock.rs"], "use the clock that you were given"),
     (
         "env::var",
-        // Tests only: `tests/run` says so where it has started a server.
-        &["src/config", "src/cli", "src/backend/contract/servers.rs"],
+        // The last two are tests only: `tests/run` says so where it has started a server, and whoever
+        // looks for a fault says which seeds the simulation runs.
+        &["src/config", "src/cli", "src/backend/contract/servers.rs", "src/sim"],
         "take a setting from `config`",
     ),
     ("FIXME", &[], "mend it"),

@@ -12,6 +12,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 
 use super::breaker::Health;
@@ -56,6 +57,10 @@ pub enum Effect {
 /// Decides what a call meets that no rule is for.
 pub type Fate = Arc<dyn Fn(Call) -> Option<Effect> + Send + Sync>;
 
+/// Where a call that no rule is for waits until it is told what it meets. One whose other end is
+/// gone meets nothing.
+pub type Gate = Arc<dyn Fn(Call) -> oneshot::Receiver<Option<Effect>> + Send + Sync>;
+
 /// The faults of one backend. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Faults(Arc<Shared>);
@@ -74,12 +79,13 @@ struct Shared {
 struct State {
     rules: Vec<Rule>,
     fate: Option<Fate>,
+    gate: Option<Gate>,
     counts: Vec<(Call, u64)>,
 }
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rules = (&self.rules, self.fate.is_some());
+        let rules = (&self.rules, self.fate.is_some(), self.gate.is_some());
         f.debug_struct("State").field("rules", &rules).field("counts", &self.counts).finish()
     }
 }
@@ -112,18 +118,26 @@ impl Faults {
         self.0.on.store(true, Ordering::Release);
     }
 
+    /// Every call that no rule is for, and that does not read on its caller's own thread, waits at
+    /// `gate` before it is made.
+    pub fn hold_each(&self, gate: Gate) {
+        self.lock().gate = Some(gate);
+        self.0.on.store(true, Ordering::Release);
+    }
+
     /// The place is as if its disk were not mounted, or is there again.
     pub fn lose_marker(&self, lost: bool) {
         self.0.on.store(true, Ordering::Release);
         self.0.lost.store(lost, Ordering::Release);
     }
 
-    /// Takes all rules and the fate of each call back, and lets go what hangs.
+    /// Takes all rules, the fate of each call and the gate back, and lets go what hangs.
     pub fn clear(&self) {
         {
             let mut state = self.lock();
             state.rules.clear();
             state.fate = None;
+            state.gate = None;
         }
         self.0.lost.store(false, Ordering::Release);
         self.0.cleared.send_modify(|generation| *generation += 1);
@@ -159,7 +173,11 @@ impl Faults {
 
     /// What the call that is about to be made meets.
     pub(super) async fn meet(&self, call: Call) -> Result<Meeting, Failure> {
-        match self.next(call)? {
+        let met = match self.next(call)? {
+            None => self.pass_gate(call).await?,
+            met => met,
+        };
+        match met {
             Some(Effect::Fail(fault)) => Err(Failure::because(fault, "on purpose")),
             Some(Effect::Deny) => Err(denied()),
             Some(Effect::Hang) => Err(self.hang().await),
@@ -177,6 +195,16 @@ impl Faults {
             Some(Effect::HangAfter) if result.is_ok() => Err(self.hang().await),
             _ => meeting.after(result),
         }
+    }
+
+    async fn pass_gate(&self, call: Call) -> Result<Option<Effect>, Failure> {
+        if !self.0.on.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let gate = self.lock().gate.clone();
+        let Some(gate) = gate else { return Ok(None) };
+        let met = gate(call).await.ok().flatten();
+        if self.is_lost() { Err(lost()) } else { Ok(met) }
     }
 
     async fn hang(&self) -> Failure {
@@ -202,7 +230,7 @@ impl Faults {
             met = fate(call);
         }
         match is_lost {
-            true => Err(Failure::because(Fault::Missing, "the marker is lost on purpose")),
+            true => Err(lost()),
             false => Ok(met),
         }
     }
@@ -228,6 +256,10 @@ impl State {
         });
         met
     }
+}
+
+fn lost() -> Failure {
+    Failure::because(Fault::Missing, "the marker is lost on purpose")
 }
 
 fn denied() -> Failure {

@@ -81,10 +81,6 @@ impl Engine {
             step.processed += 1;
         }
         drop(fates);
-        // A backend that held an intent may take another replica of the same blob now.
-        if step.counts.contains_key("dropped") || step.counts.contains_key("condemned") {
-            self.fleet_changes();
-        }
         if is_more {
             step.next = Next::Now;
             return Ok(step);

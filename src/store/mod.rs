@@ -26,6 +26,8 @@
 mod ballast;
 mod blob;
 mod bucket;
+#[cfg(test)]
+mod census;
 mod checkpoint;
 mod codec;
 mod condemned;
@@ -84,6 +86,8 @@ use tokio::sync::oneshot;
 
 pub use self::blob::{BlobRequest, FinishedBlob, Registered};
 pub use self::bucket::{BucketUsage, DeclaredBucket};
+#[cfg(test)]
+pub(crate) use self::census::{Census, CensusBlob, CensusReplica};
 pub use self::condemned::Condemned;
 pub use self::copy::{CopyPart, CopyVersion};
 pub use self::declare::{Declaration, DeclaredBackend};
@@ -210,6 +214,12 @@ impl Store {
     /// A number that every later run of the same store exceeds: microseconds since 2020.
     pub fn run_mark(&self) -> u64 {
         crate::base::ids::made_micros(self.shared().first_id)
+    }
+
+    /// Every question that was asked has its answer: a simulation waits for this before it goes on.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared().queue.is_idle() && self.inner.readers.is_idle()
     }
 
     fn shared(&self) -> &Shared {

@@ -29,6 +29,9 @@ struct Lanes {
     work: VecDeque<Box<dyn Operation>>,
     is_closed: bool,
     is_nudged: bool,
+    /// The writer has answered all that it took, and waits.
+    #[cfg(test)]
+    is_waited_at: bool,
 }
 
 /// What waits for the writer.
@@ -64,6 +67,13 @@ impl Queue {
         self.filled.notify_all();
     }
 
+    /// Nothing waits, and nothing is being done.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        let lanes = held(&self.lanes);
+        lanes.is_waited_at && lanes.requests.is_empty() && lanes.work.is_empty()
+    }
+
     pub(super) fn close(&self) {
         held(&self.lanes).is_closed = true;
         self.filled.notify_all();
@@ -88,6 +98,10 @@ impl Queue {
             if requests + work > 0 {
                 let mut batch: Operations = lanes.requests.drain(..requests).collect();
                 batch.extend(lanes.work.drain(..work));
+                #[cfg(test)]
+                {
+                    lanes.is_waited_at = false;
+                }
                 return Some(batch);
             }
             if lanes.is_closed {
@@ -95,6 +109,10 @@ impl Queue {
             }
             if std::mem::take(&mut lanes.is_nudged) {
                 return Some(Vec::new());
+            }
+            #[cfg(test)]
+            {
+                lanes.is_waited_at = true;
             }
             lanes = match late.map(|late| late.saturating_duration_since(Instant::now())) {
                 None => self.filled.wait(lanes).unwrap_or_else(PoisonError::into_inner),

@@ -94,6 +94,13 @@ impl Readers {
         Ok(is_free)
     }
 
+    /// Nothing waits, and nothing is being done.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        let state = held(&self.state);
+        state.jobs.is_empty() && state.idle == state.threads
+    }
+
     /// Starts another thread when the oldest job has waited for long.
     pub(super) fn grow(self: &Arc<Readers>) {
         let mut state = held(&self.state);

@@ -15,7 +15,7 @@ use super::ledger::Turn;
 use super::queue::Lane;
 use super::replica::ReplicaRow;
 use super::replica::WRITING_BETWEEN;
-use super::replica::orphan_blob_in_tx;
+use super::replica::intent_gone_in_tx;
 use super::replica::replica_in_tx;
 use super::writer::Need;
 use crate::model::BackendId;
@@ -93,7 +93,7 @@ impl Store {
                 ),
             )?;
             tx.run("DELETE FROM replicas WHERE write = ?1", [row.write.0])?;
-            orphan_blob_in_tx(**tx, &row)?;
+            intent_gone_in_tx(tx, now, &row)?;
             turn.forget(row.backend, row.size, Column::Reserved, 0);
             tx.marks.condemned = true;
             turn.end(tx)

@@ -22,7 +22,7 @@ use super::ledger::Column;
 use super::ledger::Turn;
 use super::queue::Lane;
 use super::replica::ReplicaRow;
-use super::replica::orphan_blob_in_tx;
+use super::replica::intent_gone_in_tx;
 use super::replica::replica_in_tx;
 use super::sql::Sql;
 use super::standing::duty_change_in_tx;
@@ -285,7 +285,10 @@ fn row_let_go_in_tx(
         turn.forget(row.backend, row.size, from, 1);
     }
     tx.run("DELETE FROM replicas WHERE write = ?1", [row.write.0])?;
-    orphan_blob_in_tx(**tx, row)
+    match is_intent {
+        true => intent_gone_in_tx(tx, turn.now, row),
+        false => Ok(()),
+    }
 }
 
 /// Whether one of those that were looked at is still good, on a backend in use.

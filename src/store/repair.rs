@@ -208,6 +208,16 @@ pub(super) const LEAVING: &str =
     "SELECT r.write, r.blob, b.due FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
      WHERE r.state = 4 AND r.backend = ?1 AND r.write > ?2 ORDER BY r.write LIMIT ?3";
 
+/// Makes a blob due that waits for a change of the fleet; whether it does.
+pub(super) fn blob_look_again_in_tx(
+    sql: Sql<'_>,
+    blob: BlobId,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let query = "UPDATE blobs SET due = ?2 WHERE id = ?1 AND due >= ?3";
+    Ok(sql.run(query, (blob.0, now.0, PARKED))? > 0)
+}
+
 fn count(sql: Sql<'_>, query: &str, from: i64) -> Result<u64, StoreError> {
     Ok(sql.one(query, (from, BACKLOG_MAX), |row| row.get(0))?.unwrap_or(0))
 }

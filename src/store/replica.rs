@@ -17,9 +17,11 @@ use super::ledger::Ledger;
 use super::ledger::LedgerRow;
 use super::ledger::Turn;
 use super::queue::Lane;
+use super::repair::blob_look_again_in_tx;
 use super::sql::Sql;
 use super::writer::Need;
 use super::writer::Tx;
+use crate::base::Timestamp;
 use crate::model::BackendId;
 use crate::model::BlobId;
 use crate::model::CondemnReason;
@@ -260,7 +262,7 @@ pub(super) fn mark_in_tx(
 /// What an intent became when its bytes were there.
 pub(super) struct Settled {
     pub(super) backend: u64,
-    /// It is good; on a backend that is being emptied it is one that is leaving.
+    /// It is good, as on a backend in use, and not leaving or away.
     pub(super) counts: bool,
 }
 
@@ -339,6 +341,9 @@ macro_rules! select_replicas {
     };
 }
 
+#[cfg(test)]
+pub(super) const EVERY_ONE: &str = select_replicas!("1 ORDER BY r.write");
+
 pub(super) const WRITING_BETWEEN: &str =
     select_replicas!("r.state = 0 AND r.write >= ?1 AND r.write < ?2 ORDER BY r.write LIMIT ?3");
 
@@ -403,19 +408,26 @@ pub(super) fn intent_condemn_in_tx(
     is_again: bool,
 ) -> Result<(), StoreError> {
     replica_condemn_in_tx(tx, turn, row, CondemnReason::Abandoned, is_again)?;
-    orphan_blob_in_tx(**tx, row)
+    intent_gone_in_tx(tx, turn.now, row)
 }
 
-/// Marks the blob of an intent whose row was taken away, if it is not committed and that was the
-/// last: only the mark tells a later run that it is to be dropped.
-pub(super) fn orphan_blob_in_tx(sql: Sql<'_>, row: &ReplicaRow) -> Result<(), StoreError> {
-    if !row.is_committed {
-        sql.run(
-            "UPDATE blobs SET due = -1
-             WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM replicas WHERE blob = ?1)",
-            [row.blob.0],
-        )?;
+/// After the row of an intent was taken away. A blob that is committed may have found no target only
+/// because of that intent, and no change of the fleet tells that it is gone. One that is not is
+/// marked if that was its last: only the mark tells a later run that it is to be dropped.
+pub(super) fn intent_gone_in_tx(
+    tx: &mut Tx<'_>,
+    now: Timestamp,
+    row: &ReplicaRow,
+) -> Result<(), StoreError> {
+    if row.is_committed {
+        tx.marks.short |= blob_look_again_in_tx(**tx, row.blob, now)?;
+        return Ok(());
     }
+    tx.run(
+        "UPDATE blobs SET due = -1
+         WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM replicas WHERE blob = ?1)",
+        [row.blob.0],
+    )?;
     Ok(())
 }
 

@@ -51,6 +51,8 @@ pub use self::settings::ScrubberSettings;
 pub use self::settings::Settings;
 pub use self::table::Factory;
 pub use self::table::Name;
+#[cfg(test)]
+pub(crate) use self::table::factories;
 pub use self::wakes::Wakes;
 use crate::engine::EngineError;
 pub use crate::engine::{Next, Step};

@@ -105,7 +105,7 @@ impl std::fmt::Display for Name {
 pub type Factory = Arc<dyn Fn() -> Box<dyn Worker> + Send + Sync>;
 
 /// The workers that there are. One that is not here cannot be run, whatever its settings.
-pub(super) fn factories(engine: &Arc<Engine>) -> Vec<(Name, Factory)> {
+pub(crate) fn factories(engine: &Arc<Engine>) -> Vec<(Name, Factory)> {
     fn made<W: Worker + 'static>(engine: &Arc<Engine>, make: fn(Arc<Engine>) -> W) -> Factory {
         let engine = Arc::clone(engine);
         Arc::new(move || Box::new(make(Arc::clone(&engine))))

@@ -64,6 +64,9 @@ struct Shared {
 struct Queue {
     turns: VecDeque<Turn>,
     closed: bool,
+    /// Turns that are being taken.
+    #[cfg(test)]
+    taken: usize,
 }
 
 enum Turn {
@@ -82,6 +85,13 @@ impl Hashers {
                 .expect("the system starts a thread when the program starts");
         }
         Hashers { pool: Arc::new(Pool { shared }) }
+    }
+
+    /// Nothing waits, and nothing is being hashed.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        let queue = lock(&self.pool.shared.queue);
+        queue.turns.is_empty() && queue.taken == 0
     }
 
     pub(crate) fn begin(&self, wanted: Wanted) -> BodyHasher {
@@ -127,6 +137,10 @@ impl Shared {
         while let Some(turn) = self.next() {
             // A panic ends the one request that waits for the answer, not the thread.
             let _ = catch_unwind(AssertUnwindSafe(|| self.take_turn(turn)));
+            #[cfg(test)]
+            {
+                lock(&self.queue).taken -= 1;
+            }
         }
     }
 
@@ -145,6 +159,10 @@ impl Shared {
         let mut queue = lock(&self.queue);
         loop {
             if let Some(turn) = queue.turns.pop_front() {
+                #[cfg(test)]
+                {
+                    queue.taken += 1;
+                }
                 return Some(turn);
             }
             if queue.closed {

@@ -302,3 +302,82 @@ async fn dead_intents_are_dropped_or_become_replicas_of_a_blob_that_exists() {
     world.clean().await;
     world.verify().await;
 }
+
+/// A blob of 7 bytes that misses replicas, and an intent for one on the second backend.
+async fn short_with_intent(world: &World) -> (BlobId, Intent) {
+    let wishes = BucketWishes { replicas: Some(3), ..BucketWishes::default() };
+    possible(world.store.bucket_change(name("photos"), wishes).await).unwrap();
+    let bucket = world.store.bucket("photos").unwrap();
+    let blobs = vec![BlobRequest { size: 7, stem: "photos/kept~0.0".to_owned() }];
+    let (id, placement) = (bucket.id, bucket.placement_id);
+    let registered = world.store.blobs_register(id, placement, blobs, choose(1)).await.unwrap();
+    let commit = commit(id, "kept", 1, finished(&registered));
+    world.store.version_commit(commit).await.unwrap();
+    let (blob, second) = (registered[0].blob, on(BACKENDS[1]));
+    let intent = world.store.replica_register(blob, CopyWhen::Always, second).await.unwrap();
+    (blob, intent)
+}
+
+#[tokio::test]
+async fn a_blob_that_found_no_target_is_looked_at_again_when_an_intent_goes() {
+    let mut world = World::new().await;
+    let (blob, intent) = short_with_intent(&world).await;
+    let is_due = async |world: &World| world.store.blobs_short(5, 10).await.unwrap() == [blob];
+    let park = async |world: &World| {
+        world.store.blobs_put_off(vec![(blob, LookAgain::After(5))]).await.unwrap();
+        assert!(!is_due(world).await);
+    };
+    park(&world).await;
+    let failed = FailedWrite { write: intent.write, unknown: false };
+    world.store.replica_abandon(failed).await.unwrap();
+    assert!(is_due(&world).await);
+    let second = on(BACKENDS[1]);
+    let intent = world.store.replica_register(blob, CopyWhen::Always, second).await.unwrap();
+    world.restart().await;
+    park(&world).await;
+    world.store.intent_drop(intent.write).await.unwrap();
+    assert!(is_due(&world).await);
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_comes_late_stands_as_the_duty_of_its_backend_says() {
+    for (duty, state) in [
+        (Duty::InUse, ReplicaState::Good),
+        (Duty::Draining, ReplicaState::Leaving),
+        (Duty::Away, ReplicaState::Away),
+        (Duty::Removed, ReplicaState::Leaving),
+    ] {
+        let world = World::new().await;
+        let (_, intent) = short_with_intent(&world).await;
+        world.store.backend_duty(BACKENDS[1], duty).await.unwrap();
+        while !world.store.standing_follow(BACKENDS[1]).await.unwrap().1 {}
+        world.store.replica_commit(intent.write).await.unwrap();
+        world.store.replica_commit(intent.write).await.unwrap();
+        assert_eq!(world.store.replica_state(intent.write).await.unwrap(), Some(state));
+        world.verify().await;
+    }
+}
+
+#[tokio::test]
+async fn a_removal_takes_intents_along_also_of_a_blob_that_has_nothing_good() {
+    for leave in [Leave::Nothing, Leave::Bytes] {
+        let mut world = World::new().await;
+        let (blob, intent) = short_with_intent(&world).await;
+        let first = world.store.blob_replicas(blob).await.unwrap()[0].write;
+        world.store.replica_mark(first, ReplicaState::Missing).await.unwrap();
+        let removal = Removal { backend: BACKENDS[1], leave, even_sole: true };
+        world.store.removal_begin(removal).await.unwrap();
+        let let_go = async |store: &Store| {
+            let all = store.backend_replicas(BACKENDS[1], WriteId(0), 10).await.unwrap();
+            assert_eq!(all, [(intent.write, blob)]);
+            store.replicas_let_go(removal, vec![(intent.write, Others::None)]).await.unwrap()
+        };
+        assert_eq!(let_go(&world.store).await, 1, "it is still being written");
+        world.restart().await;
+        assert_eq!(world.store.removals().await.unwrap(), [removal]);
+        assert_eq!(let_go(&world.store).await, 0);
+        assert_eq!(world.store.replica_state(intent.write).await.unwrap(), None);
+        world.verify().await;
+    }
+}
