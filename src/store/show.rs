@@ -82,7 +82,7 @@ fn state_in_tx(sql: Sql<'_>, blob: BlobId) -> Result<Option<BlobState>, StoreErr
             min_replicas: row.get(2)?,
             good: row.get(3)?,
             deficit: row.get(4)?,
-            due: due.filter(|due| *due < NO_TIME).map(Timestamp),
+            due: due.filter(|due| *due < PARKED).map(Timestamp),
             has_no_target: due.is_some_and(|due| due >= PARKED),
             places,
         })
