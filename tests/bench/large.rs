@@ -27,7 +27,8 @@ pub(crate) fn objects(options: &Options, table: &mut Table) {
     let (put, get) = (format!("PUT of {} GiB", options.big), format!("GET of {} GiB", options.big));
     for round in 0..options.rounds {
         let idle = world.resident_kib().unwrap_or(0) as f64 / 1024.0;
-        let (taken, peak) = peak_mib(|| world.resident_kib(), || put_large(&s3, &piece, size));
+        let (taken, peak) =
+            peak_mib(|| world.resident_kib(), || put_large(&s3, "large", &piece, size));
         table.add(&put, mib / taken, "MiB/s");
         table.add(&format!("resident above idle, {put}"), peak - idle, "MiB");
         let (taken, peak) = peak_mib(|| world.resident_kib(), || get_large(&s3, size));
@@ -46,8 +47,8 @@ pub(crate) fn objects(options: &Options, table: &mut Table) {
 }
 
 /// The seconds that it took.
-fn put_large(s3: &S3, piece: &[u8], size: u64) -> f64 {
-    let request = s3.put("bench", "large", "").sha256(UNSIGNED).content_length(size);
+pub(crate) fn put_large(s3: &S3, key: &str, piece: &[u8], size: u64) -> f64 {
+    let request = s3.put("bench", key, "").sha256(UNSIGNED).content_length(size);
     let mut connection = Connection::open(s3.addr);
     let begin = Instant::now();
     connection.send(&[&Ready::new(&request).head]);

@@ -1,7 +1,7 @@
 //! What Larder does in a second, and what the machine could: one run, one machine, ratios.
 //!
 //! `cargo bench --bench larder -- [--quick] [--seconds N] [--rounds N] [--keys N] [--big GIB]
-//! [--only WORD]`. `TMPDIR` says on which disk, `LARDER_BINARY` which binary; both default to
+//! [--objects N] [--minutes N] [--only WORD]`. `TMPDIR` says on which disk, `LARDER_BINARY` which binary; both default to
 //! the usual. Everything runs over loopback, with a client that signs ahead of the clock and
 //! parses as little as it can, so that the figures are the server's. Each figure is the median
 //! of several rounds, and yardsticks are taken in the same rounds as what they measure.
@@ -11,6 +11,9 @@
 mod content;
 mod large;
 mod load;
+mod many;
+mod moves;
+mod process;
 mod protection;
 mod scrub;
 #[allow(dead_code)]
@@ -42,6 +45,11 @@ pub(crate) struct Options {
     pub(crate) keys: usize,
     /// GiB of the large object.
     pub(crate) big: u64,
+    /// Objects of an appliance that reconciles, has nothing to do, and idles.
+    pub(crate) objects: usize,
+    /// For how long it idles.
+    pub(crate) minutes: u64,
+    pub(crate) quick: bool,
     only: String,
 }
 
@@ -58,6 +66,9 @@ impl Options {
             rounds: number("--rounds", pick(3, 1)) as usize,
             keys: number("--keys", pick(100_000, 5_000)) as usize,
             big: number("--big", 1),
+            objects: number("--objects", pick(1_000_000, 20_000)) as usize,
+            minutes: number("--minutes", pick(10, 1)),
+            quick,
             only: args
                 .iter()
                 .position(|arg| arg == "--only")
@@ -65,7 +76,8 @@ impl Options {
         }
     }
 
-    fn wants(&self, name: &str) -> bool {
+    /// Whether the part of this name, or one of several names, is to run.
+    pub(crate) fn wants(&self, name: &str) -> bool {
         name.contains(&self.only)
     }
 }
@@ -79,7 +91,7 @@ fn main() {
     let options = Options::from_args(&args);
     let mut table = Table::new();
     type Case = fn(&Options, &mut Table);
-    let cases: [(&str, Case); 8] = [
+    let cases: [(&str, Case); 10] = [
         ("hash", yardstick::hashes),
         ("small", small::requests),
         ("metadata", small::metadata),
@@ -88,6 +100,8 @@ fn main() {
         ("listing", small::listing),
         ("protection", protection::protection),
         ("scrub", scrub::scrub),
+        ("replicate drain", moves::moves),
+        ("reconcile nothing idle", many::many),
     ];
     for (name, case) in cases {
         if options.wants(name) {

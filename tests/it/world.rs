@@ -147,6 +147,8 @@ pub(crate) struct World {
     small_disks: Vec<(PathBuf, u64)>,
     /// They stay through restarts.
     mounts: Option<Mounts>,
+    /// How long a wait or a run of the command line may take.
+    pub(crate) patience: Duration,
 }
 
 impl World {
@@ -195,6 +197,7 @@ impl World {
             expect_errors: false,
             small_disks: Vec::new(),
             mounts: None,
+            patience: DEADLINE,
         }
     }
 
@@ -330,7 +333,7 @@ impl World {
             if let Some(status) = child.try_wait().expect("our own child") {
                 return status;
             }
-            if begin.elapsed() > DEADLINE {
+            if begin.elapsed() > self.patience {
                 let _ = child.kill();
                 let _ = child.wait();
                 panic!("it did not end\n{}", self.log_end());
@@ -349,7 +352,7 @@ impl World {
                 self.child = None;
                 panic!("it ended with {status} while waiting: {what}\n{}", self.log_end());
             }
-            assert!(begin.elapsed() < DEADLINE, "in vain: {what}\n{}", self.log_end());
+            assert!(begin.elapsed() < self.patience, "in vain: {what}\n{}", self.log_end());
             pause();
         }
     }
@@ -382,7 +385,7 @@ impl World {
     /// Runs the command line on this configuration.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         self.write_config();
-        run_to_end(self.command(), &self.config_file(), args)
+        run_to_end(self.command(), &self.config_file(), args, self.patience)
     }
 
     /// `larder verify` on the stopped process, which must find nothing.
@@ -408,7 +411,7 @@ impl World {
         let what = format!("the disks hold {want:?} files");
         let mut seen = Vec::new();
         let begin = Instant::now();
-        while begin.elapsed() < DEADLINE {
+        while begin.elapsed() < self.patience {
             seen = (1..=want.len()).map(|n| self.files(n).len()).collect();
             if seen == want {
                 return;
@@ -458,10 +461,10 @@ pub(crate) struct Ran {
 
 /// Runs `larder --config FILE ARGS` to its end, which must come within the deadline.
 pub(crate) fn run_larder(config: &Path, args: &[&str]) -> Ran {
-    run_to_end(Command::new(larder()), config, args)
+    run_to_end(Command::new(larder()), config, args, DEADLINE)
 }
 
-fn run_to_end(mut larder: Command, config: &Path, args: &[&str]) -> Ran {
+fn run_to_end(mut larder: Command, config: &Path, args: &[&str], patience: Duration) -> Ran {
     let out = tempfile::NamedTempFile::new().expect("a temporary file");
     let err = tempfile::NamedTempFile::new().expect("a temporary file");
     let mut child = larder
@@ -478,7 +481,7 @@ fn run_to_end(mut larder: Command, config: &Path, args: &[&str]) -> Ran {
         if let Some(status) = child.try_wait().expect("our own child") {
             break status;
         }
-        if begin.elapsed() > DEADLINE {
+        if begin.elapsed() > patience {
             let _ = child.kill();
             let _ = child.wait();
             panic!("`larder {}` did not end", args.join(" "));
