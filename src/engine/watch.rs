@@ -133,6 +133,7 @@ impl Engine {
         self.watch.change.fetch_add(1, Ordering::AcqRel);
         self.store.replicas_wanted().notify_one();
         self.store.surplus_found().notify_one();
+        self.store.files_doubted().notify_one();
         self.watch.changed.iter().for_each(|listener| listener.notify_one());
     }
 

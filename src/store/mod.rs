@@ -25,6 +25,7 @@
 
 mod ballast;
 mod blob;
+mod borrowed;
 mod bucket;
 mod checkpoint;
 mod codec;
@@ -83,6 +84,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 pub use self::blob::{BlobRequest, FinishedBlob, Registered};
+pub use self::borrowed::Doubted;
 pub use self::bucket::{BucketUsage, DeclaredBucket};
 pub use self::condemned::Condemned;
 pub use self::copy::{CopyPart, CopyVersion};

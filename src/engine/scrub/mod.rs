@@ -15,8 +15,13 @@
 //!
 //! # What is borrowed
 //!
-//! Its owner may change it, and then it is not damaged: of a borrowed file that is not what it was,
-//! nothing is said here. The reconciler, which sees times, tells one from the other.
+//! Its owner may change it, and then it is not damaged: a borrowed file that is not what it was is
+//! only unreadable. The reconciler, which sees times, tells one from the other.
+//!
+//! # What comes first
+//!
+//! What was imported has no hash that a read could be checked with, and what is back does not count,
+//! until they were read here. Both are read in the next step, wherever the pass is.
 
 mod reading;
 mod state;
@@ -42,6 +47,7 @@ use crate::base::Timestamp;
 use crate::base::chain;
 use crate::base::limits::WORK_ROWS_MAX;
 use crate::model::BackendId;
+use crate::model::BlobId;
 use crate::model::Duty;
 use crate::model::Operation;
 use crate::model::ReplicaState;
@@ -105,6 +111,8 @@ pub struct ScrubProgress {
 pub struct ScrubCursor {
     only: Option<BackendId>,
     places: BTreeMap<BackendId, Place>,
+    /// The store's number for replicas that came back, when this last looked at them.
+    backs: u64,
     progress: Arc<ScrubProgress>,
 }
 
@@ -129,6 +137,8 @@ struct Place {
     /// The last unreadable replica that was looked at again in this turn, and when the next turn is.
     unreadable: (Timestamp, WriteId),
     look_at: Timestamp,
+    /// The last blob that was looked at in the walk over those that nobody has read.
+    unhashed: BlobId,
     /// The full pass, once it has begun, and whether it came to its end or cannot go on.
     full: Option<ScrubPass>,
     is_done: bool,
@@ -180,6 +190,10 @@ impl Engine {
         for row in &rows {
             cursor.places.entry(row.id).or_default();
         }
+        let backs = self.store.replicas_back();
+        if std::mem::replace(&mut cursor.backs, backs) != backs {
+            cursor.places.values_mut().for_each(|place| place.look_at = now);
+        }
         let concurrency = settings.concurrency.max(1);
         let means = Means {
             reads: Semaphore::new(concurrency),
@@ -223,6 +237,9 @@ impl Visit<'_> {
         self.look_again(engine, place, &mut step).await?;
         match self.is_full {
             true => self.full(engine, place, &mut step).await?,
+            false if self.read_unhashed(engine, place, &mut step).await? => {
+                self.stops(place, &mut step);
+            }
             false => self.share(engine, place, &mut step).await?,
         }
         Ok(step)
@@ -369,8 +386,48 @@ impl Visit<'_> {
         }
     }
 
+    /// Reads a batch of what was imported and nobody has read yet; whether the backend could not be
+    /// asked for all of it.
+    async fn read_unhashed(
+        &self,
+        engine: &Engine,
+        place: &mut Place,
+        step: &mut Step,
+    ) -> Result<bool, EngineError> {
+        let most = self.settings.batch.clamp(1, WORK_ROWS_MAX);
+        let after = std::mem::take(&mut place.unhashed);
+        let (mut some, mut upto) = engine.store.scrub_unhashed(self.row.id, after, most).await?;
+        let stays = self.fitting(&some);
+        if stays < some.len() {
+            some.truncate(stays);
+            upto = some.last().map(|last| last.blob);
+        }
+        if !some.is_empty() {
+            let (results, read) = self.read(engine, &some, step).await?;
+            self.record(engine, None, &some, results, step).await?;
+            if read < some.len() {
+                return Ok(true);
+            }
+        }
+        place.unhashed = upto.unwrap_or_default();
+        if upto.is_some() {
+            next(step, Next::Now);
+        }
+        Ok(false)
+    }
+
     /// Leaves to the next step what would make this one too long.
     fn shorten(&self, page: &mut ScrubPage) {
+        let stays = self.fitting(&page.replicas);
+        if stays < page.replicas.len() {
+            page.replicas.truncate(stays);
+            page.upto = page.replicas[stays - 1].replica.write;
+            page.is_end = false;
+        }
+    }
+
+    /// How many of these one step reads, at least one.
+    fn fitting(&self, replicas: &[ScrubReplica]) -> usize {
         let by_rate = match self.settings.rate {
             0 => STEP_BYTES,
             rate => rate.saturating_mul(STEP_TIME.as_secs()),
@@ -380,13 +437,7 @@ impl Visit<'_> {
             bytes = bytes.saturating_add(replica.size);
             bytes <= STEP_BYTES.min(by_rate)
         };
-        let within = page.replicas.iter().map(is_within).take_while(|is_within| *is_within);
-        let stays = within.count().max(1);
-        if stays < page.replicas.len() {
-            page.replicas.truncate(stays);
-            page.upto = page.replicas[stays - 1].replica.write;
-            page.is_end = false;
-        }
+        replicas.iter().map(is_within).take_while(|is_within| *is_within).count().max(1)
     }
 
     /// Looks again at a batch of those that could not be read, once in each interval.
@@ -497,6 +548,11 @@ impl Visit<'_> {
             },
             Verdict::Damaged if replica.replica.is_borrowed => {
                 step.count("changed");
+                let is_known = replica.replica.state == ReplicaState::Unreadable;
+                (!is_known).then_some(Scrubbed::Damaged)
+            }
+            Verdict::GivenUp if replica.replica.is_borrowed => {
+                step.count("still_unreadable");
                 None
             }
             Verdict::Damaged => Some(Scrubbed::Damaged),
