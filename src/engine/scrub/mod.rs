@@ -23,6 +23,7 @@
 //! What was imported has no hash that a read could be checked with, and what is back does not count,
 //! until they were read here. Both are read in the next step, wherever the pass is.
 
+mod first;
 mod reading;
 mod state;
 
@@ -352,9 +353,10 @@ impl Visit<'_> {
         let most = most.clamp(1, WORK_ROWS_MAX);
         let mut page = self.page(engine, pass.after, most).await?;
         self.shorten(&mut page);
+        let skipped = self.skip(&mut page, pass);
         let (results, read) = self.read(engine, &page.replicas, step).await?;
         let is_stopped = read < page.replicas.len();
-        pass.done += read as u64;
+        pass.done += (read + if is_stopped { 0 } else { skipped }) as u64;
         pass.is_over = page.is_end && !is_stopped;
         pass.after = match read.checked_sub(1) {
             _ if !is_stopped => page.upto,
@@ -362,7 +364,7 @@ impl Visit<'_> {
             None => pass.after,
         };
         // Of a full pass only that it is over is remembered, and of one over nothing nothing.
-        let has_news = pass.is_over || (read > 0 && !self.is_full);
+        let has_news = pass.is_over || (read + skipped > 0 && !self.is_full);
         let told = (has_news && pass.done > 0).then_some(*pass);
         if told.is_some() || !results.is_empty() {
             self.record(engine, told, &page.replicas, results, step).await?;
@@ -386,34 +388,13 @@ impl Visit<'_> {
         }
     }
 
-    /// Reads a batch of what was imported and nobody has read yet; whether the backend could not be
-    /// asked for all of it.
-    async fn read_unhashed(
-        &self,
-        engine: &Engine,
-        place: &mut Place,
-        step: &mut Step,
-    ) -> Result<bool, EngineError> {
-        let most = self.settings.batch.clamp(1, WORK_ROWS_MAX);
-        let after = std::mem::take(&mut place.unhashed);
-        let (mut some, mut upto) = engine.store.scrub_unhashed(self.row.id, after, most).await?;
-        let stays = self.fitting(&some);
-        if stays < some.len() {
-            some.truncate(stays);
-            upto = some.last().map(|last| last.blob);
-        }
-        if !some.is_empty() {
-            let (results, read) = self.read(engine, &some, step).await?;
-            self.record(engine, None, &some, results, step).await?;
-            if read < some.len() {
-                return Ok(true);
-            }
-        }
-        place.unhashed = upto.unwrap_or_default();
-        if upto.is_some() {
-            next(step, Next::Now);
-        }
-        Ok(false)
+    /// Leaves out what was compared since the pass began, because it was imported or came back: how
+    /// many those were. A full pass is asked for by somebody who wants all read.
+    fn skip(&self, page: &mut ScrubPage, pass: &ScrubPass) -> usize {
+        let before = page.replicas.len();
+        let is_due = |replica: &ScrubReplica| replica.checked.is_none_or(|at| at < pass.began);
+        page.replicas.retain(|replica| self.is_full || is_due(replica));
+        before - page.replicas.len()
     }
 
     /// Leaves to the next step what would make this one too long.
@@ -438,37 +419,6 @@ impl Visit<'_> {
             bytes <= STEP_BYTES.min(by_rate)
         };
         replicas.iter().map(is_within).take_while(|is_within| *is_within).count().max(1)
-    }
-
-    /// Looks again at a batch of those that could not be read, once in each interval.
-    async fn look_again(
-        &self,
-        engine: &Engine,
-        place: &mut Place,
-        step: &mut Step,
-    ) -> Result<(), EngineError> {
-        if place.is_looked_through() && place.look_at > self.now {
-            next(step, Next::At(place.look_at));
-            return Ok(());
-        }
-        let most = self.settings.batch.clamp(1, WORK_ROWS_MAX);
-        let some = engine.store.scrub_unreadable(self.row.id, place.unreadable, most).await?;
-        let last = some.last().filter(|_| some.len() == most);
-        place.unreadable = last.map_or_else(Default::default, |last| {
-            (last.checked.unwrap_or_default(), last.replica.write)
-        });
-        place.look_at = self.now.plus(self.settings.interval);
-        if last.is_some() {
-            next(step, Next::Now);
-        }
-        if some.is_empty() {
-            // Until some is found, nothing is to be looked at again.
-            place.look_at = self.now;
-            return Ok(());
-        }
-        next(step, Next::At(place.look_at));
-        let (results, _) = self.read(engine, &some, step).await?;
-        self.record(engine, None, &some, results, step).await
     }
 
     /// Reads replicas and judges them: what the store is to be told, and how many of them were
