@@ -33,7 +33,7 @@ pub struct ReconcileAsked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReconcileView {
     /// By result: `imported`, `removed`, `damaged`, `changed`, `back`, `debris`, `suppressed`,
-    /// `skipped`; and `backends`, `absent`.
+    /// `too_large`, `skipped`; and `backends`, `absent`.
     pub counts: BTreeMap<String, u64>,
     /// Backends that could not be surveyed to the end.
     pub failed: u64,
@@ -68,6 +68,7 @@ pub struct ImportView {
     pub suppressed: u64,
     pub conflicts: u64,
     pub quota: u64,
+    pub too_large: u64,
     pub skipped: u64,
     pub taken_over: u64,
 }
@@ -105,6 +106,7 @@ impl ImportView {
             suppressed: became.suppressed,
             conflicts: became.conflicts,
             quota: became.quota,
+            too_large: became.too_large,
             skipped: became.skipped,
             taken_over: became.taken_over,
         }

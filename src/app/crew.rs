@@ -16,6 +16,8 @@ pub(super) async fn crew(config: &Config, engine: &Arc<Engine>) -> Result<Arc<Cr
         .with(Name::Cleanup, engine.store.cleanup_wanted())
         .with(Name::Replicator, engine.store.replicas_wanted())
         .with(Name::OverReplication, engine.store.surplus_found())
+        .with(Name::Reconciler, engine.store.files_doubted())
+        .with(Name::Scrubber, engine.store.scrub_wanted())
         .with(Name::PendingReaper, engine.fleet_changed(FleetListener::PendingReaper))
         .with(Name::Lifecycle, engine.rules_changed())
         .with(Name::Drain, engine.store.leaving_found());

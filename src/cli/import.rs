@@ -17,8 +17,8 @@ use crate::app::offline::Needs;
 
 pub(crate) const AFTER_HELP: &str = "No byte is moved. A file that is imported stays its owner's: \
     Larder never deletes it, and when\nits owner changes it the object has a new version. With \
-    --take-over all files that were imported\nfrom the backend are Larder's, and go with their \
-    objects. An import that broke off is run again.\n\nExamples:\n  \
+    --take-over the listed files are Larder's, those\nimported before as well, and go with their \
+    objects. A file of more than 4 GiB is left. An import that broke off is run again.\n\nExamples:\n  \
     larder import disk1 photos --dry-run\n  \
     larder import disk1 photos --prefix Pictures/2024 --strip Pictures";
 
@@ -81,6 +81,7 @@ fn words(view: &ImportView) -> String {
         (view.conflicts, "left: their keys have objects"),
         (view.suppressed, "left: their objects were deleted or overwritten"),
         (view.quota, "left: the bucket's quota has no room for them"),
+        (view.too_large, "left: they are larger than 4 GiB, the most that one file may have"),
         (view.skipped, "left: they are empty, or their paths make no keys"),
         (view.taken_over, "are Larder's own from now on"),
     ];
@@ -101,11 +102,13 @@ mod tests {
             imported: 3,
             bytes: 2048,
             conflicts: 4,
+            too_large: 2,
             ..ImportView::default()
         };
         assert_eq!(
             words(&view),
-            "would be imported: 3 of 9 files, 2 KiB\n4 left: their keys have objects"
+            "would be imported: 3 of 9 files, 2 KiB\n4 left: their keys have objects\n\
+             2 left: they are larger than 4 GiB, the most that one file may have"
         );
     }
 }

@@ -13,6 +13,7 @@ use super::Engine;
 use super::EngineError;
 use super::content_type::content_type;
 use crate::backend::Listed;
+use crate::base::limits::BLOB_SIZE_MAX;
 use crate::base::limits::WORK_ROWS_MAX;
 use crate::model::BackendId;
 use crate::model::Bucket;
@@ -37,7 +38,7 @@ pub struct ImportWish {
     pub strip: String,
     /// Only say what would become of them.
     pub is_dry: bool,
-    /// Files of this backend are Larder's own from then on, those imported before as well.
+    /// The files are Larder's own from then on, those imported before as well.
     pub takes_over: bool,
 }
 
@@ -65,6 +66,8 @@ pub struct Imported {
     pub conflicts: u64,
     /// The bucket's quota has no room for them.
     pub quota: u64,
+    /// They are larger than a blob may be.
+    pub too_large: u64,
     /// They are empty, or their path makes no key.
     pub skipped: u64,
     /// Replicas that are no longer only borrowed.
@@ -82,6 +85,7 @@ impl Imported {
             Import::Suppressed => &mut self.suppressed,
             Import::Conflict => &mut self.conflicts,
             Import::Quota => &mut self.quota,
+            Import::TooLarge => &mut self.too_large,
         };
         *number += 1;
     }
@@ -114,7 +118,11 @@ impl Engine {
                     Err(err) => broken = Some(err),
                 }
             }
+            let seen = files.clone();
             self.import_some((row.id, &bucket), &strip, files, wish.is_dry, &mut became).await?;
+            if wish.takes_over && !wish.is_dry {
+                became.taken_over += self.take_over(row.id, seen).await?;
+            }
             progress.files.store(became.files, Ordering::Relaxed);
             progress.imported.store(became.imported, Ordering::Relaxed);
             progress.bytes.store(became.bytes, Ordering::Relaxed);
@@ -126,10 +134,24 @@ impl Engine {
             // They may be older than anything that was there.
             self.rules_changed().notify_one();
         }
-        if wish.takes_over && !wish.is_dry {
-            became.taken_over = self.store.take_over(row.id).await?;
-        }
         Ok(became)
+    }
+
+    /// Those that their owner changed become new versions before they are taken over.
+    async fn take_over(
+        &self,
+        backend: BackendId,
+        files: Vec<ListedFile>,
+    ) -> Result<u64, EngineError> {
+        let (taken, changed) = self.store.files_take_over(backend, files).await?;
+        if changed.is_empty() {
+            return Ok(taken);
+        }
+        let files = changed.iter().map(|(_, file)| file.clone()).collect();
+        let object = |(write, file)| Some((write, changed_object(backend, file)?));
+        self.store.files_changed(changed.into_iter().filter_map(object).collect()).await?;
+        let (others, _) = self.store.files_take_over(backend, files).await?;
+        Ok(taken + others)
     }
 
     async fn import_some(
@@ -191,8 +213,13 @@ pub(crate) fn import_of(
     Some(NewImport { bucket: bucket.id, key, object })
 }
 
+/// The new version that a changed file makes; `None` when it has no bytes that one could have.
+pub(crate) fn changed_object(backend: BackendId, file: ListedFile) -> Option<FileObject> {
+    file_object(backend, file).filter(|object| object.file.size <= BLOB_SIZE_MAX)
+}
+
 /// What a file says as an object; `None` for an empty one.
-pub(crate) fn file_object(backend: BackendId, file: ListedFile) -> Option<FileObject> {
+fn file_object(backend: BackendId, file: ListedFile) -> Option<FileObject> {
     let headers =
         Headers { content_type: content_type(&file.path).map(str::to_owned), ..Headers::default() };
     (file.size > 0).then(|| FileObject { etag: etag(backend, &file), headers, file })

@@ -26,7 +26,7 @@ use super::Engine;
 use super::EngineError;
 use super::examine;
 use super::examine::Seen;
-use super::import::file_object;
+use super::import::changed_object;
 use super::import::import_of;
 use super::import::listed_file;
 use super::step::Next;
@@ -37,10 +37,12 @@ use crate::backend::Fleet;
 use crate::backend::Listed;
 use crate::base::Timestamp;
 use crate::base::chain;
+use crate::base::limits::WORK_ROWS_MAX;
 use crate::model::BackendId;
 use crate::model::Duty;
 use crate::model::WriteId;
 use crate::store::Debris;
+use crate::store::Doubted;
 use crate::store::FileDifference;
 use crate::store::FileFinding;
 use crate::store::Import;
@@ -156,6 +158,11 @@ impl Engine {
         settings: &ReconcileSettings,
     ) -> Result<Step, EngineError> {
         let mut step = Step { next: Next::Now, ..Step::default() };
+        let doubted = self.store.doubted_take(WORK_ROWS_MAX).await?;
+        if !doubted.is_empty() {
+            self.look_at_doubted(doubted, &mut step).await?;
+            return Ok(step);
+        }
         let mut pass = match cursor.pass.take() {
             Some(pass) => pass,
             None => match self.reconcile_due(cursor, settings, &mut step).await? {
@@ -347,16 +354,24 @@ impl Engine {
         step: &mut Step,
     ) -> Result<(), EngineError> {
         let (mut changed, mut back, mut looks) = (Vec::new(), Vec::new(), Vec::new());
-        let mut gone = Vec::new();
+        let (mut gone, mut unfit) = (Vec::new(), Vec::new());
         for RowDifference { write, path, size, what } in found {
             match what {
                 RowFinding::Gone | RowFinding::Misfit => looks.push((write, path, size)),
                 RowFinding::Back => back.push((write, Reconciled::Back)),
-                // An empty file has no bytes that an object could have.
-                RowFinding::Changed(file) => match file_object(pass.backend.id(), file) {
-                    Some(object) => changed.push((write, object)),
-                    None => gone.push((write, Reconciled::Missing)),
-                },
+                RowFinding::Changed(file) => {
+                    let size = file.size;
+                    match changed_object(pass.backend.id(), file) {
+                        Some(object) => changed.push((write, object)),
+                        None => unfit.push((write, path, size)),
+                    }
+                }
+            }
+        }
+        // What has no bytes that an object could have, and has none still, is as good as gone.
+        for (write, seen) in self.look_again(pass, unfit).await {
+            if matches!(seen, Seen::Whole | Seen::Missing) {
+                gone.push((write, Reconciled::Missing));
             }
         }
         let mut damaged = Vec::new();
@@ -377,6 +392,26 @@ impl Engine {
             }
         }
         let changed = self.store.files_changed(changed).await?;
+        step.processed += changed;
+        step.add("changed", changed);
+        Ok(())
+    }
+
+    /// Looks at borrowed files that were read and had not the bytes that they should have: those that
+    /// their owner changed become new versions without waiting for a survey.
+    async fn look_at_doubted(
+        &self,
+        doubted: Vec<Doubted>,
+        step: &mut Step,
+    ) -> Result<(), EngineError> {
+        let fleet = self.fleet.load().for_work();
+        let looks = stream::iter(doubted).map(async |Doubted { write, backend, path }| {
+            let stat = fleet.get(backend)?.stat(&path).await.ok()?;
+            let file = ListedFile { path, size: stat.size, modified: stat.modified };
+            Some((write, changed_object(backend, file)?))
+        });
+        let seen: Vec<_> = looks.buffer_unordered(LOOKS_MAX).collect().await;
+        let changed = self.store.files_changed(seen.into_iter().flatten().collect()).await?;
         step.processed += changed;
         step.add("changed", changed);
         Ok(())
@@ -412,6 +447,7 @@ impl Engine {
                 }
                 Import::Suppressed => step.count("suppressed"),
                 Import::Known => {}
+                Import::TooLarge => step.count("too_large"),
                 Import::Conflict | Import::Quota => step.count("skipped"),
             }
         }

@@ -174,7 +174,7 @@ impl Engine {
     ) -> Result<bool, EngineError> {
         for replica in replicas {
             let Some(backend) = fleet.get(replica.backend) else { return Ok(false) };
-            let state = match examine::look(backend, &replica.path, size).await {
+            let state = match self.seen(backend, replica, size).await? {
                 Seen::Whole => continue,
                 Seen::Missing => ReplicaState::Missing,
                 Seen::Length(_) | Seen::Wrong => ReplicaState::Damaged,
@@ -209,6 +209,27 @@ impl Engine {
             }
         }
         Ok(Some(there).filter(|there| there.len() >= wish.max(1)))
+    }
+
+    /// Looks at a replica; at a borrowed one also for the time at which its owner changed it.
+    async fn seen(
+        &self,
+        backend: &Backend,
+        replica: &Replica,
+        size: u64,
+    ) -> Result<Seen, EngineError> {
+        if !replica.is_borrowed {
+            return Ok(examine::look(backend, &replica.path, size).await);
+        }
+        let stat = match backend.stat(&replica.path).await {
+            Ok(stat) => stat,
+            Err(err) => return Ok(examine::trouble(err)),
+        };
+        let write = replica.write;
+        Ok(match self.store.file_is_unchanged(write, stat.size, stat.modified).await? {
+            true => Seen::Whole,
+            false => Seen::Wrong,
+        })
     }
 
     /// Gives up a good replica for those that stay, which were just looked at; false when

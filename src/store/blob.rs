@@ -391,7 +391,7 @@ fn blob_condemn_in_tx(
 }
 
 /// Counts anew what is missing to the placement. When nothing is, replicas that were found missing
-/// or damaged have had their use, and are condemned.
+/// or damaged have had their use, and are condemned. A borrowed file that is there stays known.
 pub(super) fn blob_count_in_tx(
     tx: &mut Tx<'_>,
     turn: &mut Turn,
@@ -416,7 +416,7 @@ pub(super) fn blob_count_in_tx(
     for replica in replicas_in_tx(**tx, blob)? {
         let reason = match replica.state {
             ReplicaState::Missing => CondemnReason::Superseded,
-            ReplicaState::Damaged => CondemnReason::Damaged,
+            ReplicaState::Damaged if !replica.is_borrowed => CondemnReason::Damaged,
             _ => continue,
         };
         replica_condemn_in_tx(tx, turn, &replica, reason, false)?;

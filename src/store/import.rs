@@ -17,6 +17,7 @@
 use super::Store;
 use super::blob::blob_count_in_tx;
 use super::blob::stem_short;
+use super::borrowed::is_unchanged;
 use super::bucket::bucket_in_tx;
 use super::codec;
 use super::entry::Slice;
@@ -41,6 +42,7 @@ use super::version::version_put_in_tx;
 use super::writer::Need;
 use super::writer::Tx;
 use crate::base::Timestamp;
+use crate::base::limits::BLOB_SIZE_MAX;
 use crate::base::limits::WORK_ROWS_MAX;
 use crate::model::BackendId;
 use crate::model::BlobId;
@@ -59,7 +61,8 @@ use crate::model::path;
 /// An imported object is one part.
 const PART: u32 = 1;
 
-/// A file, and what it says as an object. It has at least one byte.
+/// A file, and what it says as an object. It has at least one byte; one with more than
+/// [`BLOB_SIZE_MAX`] is not imported.
 #[derive(Clone, Debug)]
 pub struct FileObject {
     pub file: ListedFile,
@@ -87,6 +90,8 @@ pub enum Import {
     Conflict,
     /// The bucket's quota has no room for it.
     Quota,
+    /// It is larger than a blob may be.
+    TooLarge,
 }
 
 impl Store {
@@ -170,6 +175,9 @@ fn verdict_in_tx(
         }
         Some(_) => return Ok((Import::Suppressed, None)),
     };
+    if file.size > BLOB_SIZE_MAX {
+        return Ok((Import::TooLarge, None));
+    }
     if current_in_tx(sql, import.bucket, &import.key)?.is_some() {
         return Ok((Import::Conflict, None));
     }
@@ -229,6 +237,7 @@ fn object_put_in_tx(
         (tx.ids.next(), blob.0, no, standing_in_tx(**tx, no)?, &file.path, stamp(file.modified)),
     )?;
     turn.find(no, file.size, Column::Used);
+    tx.marks.unread = true;
     let slice = Slice { part: PART, blob, offset: 0, length: file.size };
     slices_put_in_tx(**tx, seq, &[slice])?;
     let piece = codec::Piece { number: PART, md5: object.etag.md5, checksums: Vec::new() };
@@ -274,7 +283,7 @@ fn change_in_tx(
     let found = replica_in_tx(**tx, write)?;
     let row = found.filter(|row| row.is_borrowed && row.path() == file.path);
     let Some(row) = row else { return Ok(false) };
-    if row.size == file.size && !differ(row.stamp.unwrap_or(0), stamp(file.modified)) {
+    if is_unchanged(&row, file.size, file.modified) {
         return Ok(false);
     }
     let born = born_in_tx(**tx, &row)?;

@@ -25,6 +25,7 @@
 
 mod ballast;
 mod blob;
+mod borrowed;
 mod bucket;
 #[cfg(test)]
 mod census;
@@ -85,6 +86,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 pub use self::blob::{BlobRequest, FinishedBlob, Registered};
+pub use self::borrowed::Doubted;
 pub use self::bucket::{BucketUsage, DeclaredBucket};
 #[cfg(test)]
 pub(crate) use self::census::{Census, CensusBlob, CensusReplica};

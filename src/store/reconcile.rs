@@ -18,6 +18,7 @@ use super::ledger::Column;
 use super::ledger::Turn;
 use super::queue::Lane;
 use super::replica::ReplicaRow;
+use super::replica::mark_in_tx;
 use super::replica::replica_in_tx;
 use super::replica::state_code;
 use super::sql::Sql;
@@ -120,48 +121,6 @@ impl Store {
         Ok(())
     }
 
-    /// Makes what was imported from a backend Larder's own, to be deleted like all else; how many
-    /// replicas that were. What their buckets gave up before is deleted now.
-    pub async fn take_over(&self, backend: BackendId) -> Result<u64, StoreError> {
-        let now = self.shared().clock.now();
-        let no = self.read(move |sql| backend_number_in_tx(sql, backend)).await?;
-        let (mut after, mut taken) = (String::new(), 0);
-        loop {
-            let from = after.clone();
-            let page: Vec<(u64, String)> = self
-                .read(move |sql| {
-                    sql.all(BORROWED, (no, from, WORK_ROWS_MAX), |row| {
-                        Ok((row.get(0)?, row.get(1)?))
-                    })
-                })
-                .await?;
-            let Some((_, last)) = page.last() else { break };
-            after = last.clone();
-            taken += self
-                .write(Lane::Work, Need::Durable, move |tx| {
-                    let change = "UPDATE replicas SET borrowed = NULL
-                         WHERE write = ?1 AND borrowed IS NOT NULL";
-                    let mut taken = 0;
-                    for (write, _) in &page {
-                        taken += tx.run(change, [write])? as u64;
-                    }
-                    Ok(taken)
-                })
-                .await?;
-        }
-        loop {
-            let due = self
-                .write(Lane::Work, Need::Durable, move |tx| {
-                    tx.marks.condemned = true;
-                    tx.run(KEPT_DUE, (no, now.0, WORK_ROWS_MAX))
-                })
-                .await?;
-            if due < WORK_ROWS_MAX {
-                return Ok(taken);
-            }
-        }
-    }
-
     /// When each backend was last surveyed to its end.
     pub async fn surveys_done(&self) -> Result<Vec<(BackendId, Timestamp)>, StoreError> {
         self.read(|sql| {
@@ -190,13 +149,6 @@ impl Store {
     }
 }
 
-pub(super) const BORROWED: &str = "SELECT write, own FROM replicas
-     WHERE own IS NOT NULL AND backend = ?1 AND own > ?2 AND borrowed IS NOT NULL
-     ORDER BY own LIMIT ?3";
-
-pub(super) const KEPT_DUE: &str = "UPDATE condemned SET kept = 0, due = ?2 WHERE id IN
-     (SELECT id FROM condemned WHERE stamp IS NOT NULL AND backend = ?1 AND kept = 1 LIMIT ?3)";
-
 pub(super) fn backend_number_in_tx(sql: Sql<'_>, backend: BackendId) -> Result<u64, StoreError> {
     let no = sql.one("SELECT no FROM backends WHERE id = ?1", [backend.0], |row| row.get(0))?;
     no.ok_or(StoreError::NoSuchBackend)
@@ -224,6 +176,10 @@ fn reconcile_in_tx(
     if row.state == ReplicaState::Writing {
         return Ok(false);
     }
+    if what == Reconciled::Damaged && row.is_borrowed && !is_wrong {
+        mark_in_tx(tx, turn, &row, ReplicaState::Damaged)?;
+        return Ok(true);
+    }
     let (code, dead) = match what {
         Reconciled::Missing if !is_wrong => (state_code(ReplicaState::Missing), write.0),
         Reconciled::Damaged if !is_wrong => (state_code(ReplicaState::Damaged), write.0),
@@ -239,6 +195,7 @@ fn reconcile_in_tx(
          WHERE write = ?1",
         (write.0, code, dead, since),
     )?;
+    tx.marks.back |= what == Reconciled::Back;
     blob_count_in_tx(tx, turn, row.blob)?;
     Ok(true)
 }

@@ -230,6 +230,9 @@ fn holders_in_tx(sql: Sql<'_>, blob: BlobId, first: u64) -> Result<(Holders, i64
 /// Gives a replica that is no intent another state and counts its blob anew. Where it fails it has
 /// changed nothing: `Superseded` for an intent, `Changed` when the replica would live again and its
 /// backend has another living one of the blob.
+///
+/// A borrowed replica is never damaged: its owner may have changed it. It is unreadable, which does
+/// not count either, until it was looked at.
 pub(super) fn mark_in_tx(
     tx: &mut Tx<'_>,
     turn: &mut Turn,
@@ -239,6 +242,9 @@ pub(super) fn mark_in_tx(
     if row.state == ReplicaState::Writing || state == ReplicaState::Writing {
         return Err(StoreError::Superseded);
     }
+    let is_doubted =
+        row.is_borrowed && matches!(state, ReplicaState::Damaged | ReplicaState::Unreadable);
+    let state = if is_doubted { ReplicaState::Unreadable } else { state };
     let dead = if is_living(state) { 0 } else { row.write.0 };
     let other: Option<u64> = tx.one(
         "SELECT write FROM replicas
@@ -249,6 +255,7 @@ pub(super) fn mark_in_tx(
     if dead == 0 && other.is_some() {
         return Err(StoreError::Changed);
     }
+    tx.marks.doubted.extend(is_doubted.then_some(row.write));
     // Since when it cannot be read is remembered from the first time on.
     let since = (state == ReplicaState::Unreadable && row.state != state).then_some(turn.now.0);
     tx.run(

@@ -17,7 +17,11 @@
 //! The position is written together with what was found before it: after a crash nothing was
 //! skipped, and at most a batch is read twice.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use rusqlite::Row;
+use tokio::sync::Notify;
 
 use super::Store;
 use super::blob::stem_whole;
@@ -190,6 +194,39 @@ impl Store {
         .await
     }
 
+    /// Good replicas on `backend` of blobs behind `after` that nobody has read yet, at most `max`,
+    /// and where to go on; `None` at the end.
+    pub async fn scrub_unhashed(
+        &self,
+        backend: BackendId,
+        after: BlobId,
+        max: usize,
+    ) -> Result<(Vec<ScrubReplica>, Option<BlobId>), StoreError> {
+        self.read(move |sql| {
+            let Some((no, _)) = backend_in_tx(sql, backend)? else { return Ok((Vec::new(), None)) };
+            let last: Option<u64> =
+                sql.one(UNHASHED_WINDOW, (after.0, WALK_MAX - 1), |row| row.get(0))?;
+            let max = max.min(WORK_ROWS_MAX);
+            let bounds = (after.0, last.unwrap_or(i64::MAX as u64), no, max);
+            let rows: Vec<(u64, WriteId)> =
+                sql.all(UNHASHED, bounds, |row| Ok((row.get(0)?, WriteId(row.get(1)?))))?;
+            let full = rows.last().filter(|_| rows.len() == max).map(|(blob, _)| *blob);
+            let writes: Vec<WriteId> = rows.iter().map(|(_, write)| *write).collect();
+            Ok((found_in_tx(sql, backend, &writes)?, full.or(last).map(BlobId)))
+        })
+        .await
+    }
+
+    /// Woken when something was imported that is to be read, or a replica is back.
+    pub fn scrub_wanted(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared().wanted.scrub)
+    }
+
+    /// Another number after replicas came back, which are unreadable until they were read.
+    pub fn replicas_back(&self) -> u64 {
+        self.shared().wanted.backs.load(Ordering::Acquire)
+    }
+
     /// Takes what was found on `backend`, at most a page, and with it how far the pass is. What
     /// changed meanwhile is passed over. Says which replicas are not what they were before.
     pub async fn scrub_record(
@@ -278,6 +315,14 @@ pub(super) const WALK: &str = "SELECT write, backend, state FROM replicas
 pub(super) const UNREADABLE: &str = "SELECT write FROM replicas
      WHERE state = 6 AND backend = ?1 AND (checked, write) > (?2, ?3)
      ORDER BY checked, write LIMIT ?4";
+
+pub(super) const UNHASHED_WINDOW: &str = "SELECT id FROM blobs
+     WHERE hash = x'' AND id > ?1 ORDER BY id LIMIT 1 OFFSET ?2";
+
+pub(super) const UNHASHED: &str = "SELECT b.id, r.write
+     FROM blobs b CROSS JOIN replicas r ON r.blob = b.id
+     WHERE b.hash = x'' AND b.id > ?1 AND b.id <= ?2 AND r.backend = ?3 AND r.state IN (1, 4)
+     ORDER BY b.id LIMIT ?4";
 
 const UNREADABLE_FIRST: &str = "SELECT write FROM replicas
      WHERE state = 6 AND backend = ?1 ORDER BY checked, write LIMIT ?2";
@@ -401,6 +446,7 @@ fn take_in_tx(
     let state = match scrubbed {
         Scrubbed::Verified | Scrubbed::Hashed(_) if is_sound => row.state,
         Scrubbed::Verified | Scrubbed::Hashed(_) => state_of(stands(duty)),
+        Scrubbed::Damaged if row.is_borrowed => ReplicaState::Unreadable,
         Scrubbed::Damaged => ReplicaState::Damaged,
         Scrubbed::Missing => ReplicaState::Missing,
         Scrubbed::Unreadable if is_sound => ReplicaState::Unreadable,

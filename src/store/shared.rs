@@ -1,9 +1,13 @@
 //! What the store's threads share: the queue, the log, tickets, and the views held in memory.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
@@ -23,6 +27,7 @@ use super::writer::Marks;
 use crate::base::Clock;
 use crate::model::AccessKey;
 use crate::model::Bucket;
+use crate::model::WriteId;
 
 /// Whether the store can write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +59,21 @@ pub(super) struct Shared {
     pub(super) is_failing: AtomicBool,
 }
 
+/// Doubted files that are kept in memory. Beyond, they are left to the next survey.
+const DOUBTED_MAX: usize = 10_000;
+
 /// What background work is woken by; each handle has one listener.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     pub(super) short: Arc<Notify>,
     pub(super) surplus: Arc<Notify>,
     pub(super) leaving: Arc<Notify>,
+    pub(super) scrub: Arc<Notify>,
+    /// How many times replicas came back.
+    pub(super) backs: AtomicU64,
+    pub(super) doubts: Arc<Notify>,
+    /// Borrowed replicas that were doubted and not looked at yet.
+    pub(super) doubted: Mutex<BTreeSet<WriteId>>,
 }
 
 impl Wanted {
@@ -72,6 +86,18 @@ impl Wanted {
         }
         if marks.leaving {
             self.leaving.notify_one();
+        }
+        if marks.back {
+            self.backs.fetch_add(1, Ordering::AcqRel);
+        }
+        if marks.unread || marks.back {
+            self.scrub.notify_one();
+        }
+        if !marks.doubted.is_empty() {
+            let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = DOUBTED_MAX.saturating_sub(doubted.len());
+            doubted.extend(marks.doubted.iter().take(room));
+            self.doubts.notify_one();
         }
     }
 }

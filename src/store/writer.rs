@@ -46,6 +46,7 @@ use super::shared::Shared;
 use super::sql::Sql;
 use crate::base::Ids;
 use crate::base::ids::CEILING_STEP;
+use crate::model::WriteId;
 
 /// Between two tries to write again, or to make the ballast whole: the first pause, which doubles
 /// up to the last.
@@ -72,6 +73,12 @@ pub(super) struct Marks {
     pub(super) leaving: bool,
     pub(super) buckets: bool,
     pub(super) keys: bool,
+    /// Bytes that nobody has read yet were imported.
+    pub(super) unread: bool,
+    /// A replica that was missing is there again.
+    pub(super) back: bool,
+    /// Borrowed replicas that may have been changed.
+    pub(super) doubted: Vec<WriteId>,
 }
 
 /// The transaction that an operation runs in.

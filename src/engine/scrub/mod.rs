@@ -15,9 +15,15 @@
 //!
 //! # What is borrowed
 //!
-//! Its owner may change it, and then it is not damaged: of a borrowed file that is not what it was,
-//! nothing is said here. The reconciler, which sees times, tells one from the other.
+//! Its owner may change it, and then it is not damaged: a borrowed file that is not what it was is
+//! only unreadable. The reconciler, which sees times, tells one from the other.
+//!
+//! # What comes first
+//!
+//! What was imported has no hash that a read could be checked with, and what is back does not count,
+//! until they were read here. Both are read in the next step, wherever the pass is.
 
+mod first;
 mod reading;
 mod state;
 
@@ -42,6 +48,7 @@ use crate::base::Timestamp;
 use crate::base::chain;
 use crate::base::limits::WORK_ROWS_MAX;
 use crate::model::BackendId;
+use crate::model::BlobId;
 use crate::model::Duty;
 use crate::model::Operation;
 use crate::model::ReplicaState;
@@ -105,6 +112,8 @@ pub struct ScrubProgress {
 pub struct ScrubCursor {
     only: Option<BackendId>,
     places: BTreeMap<BackendId, Place>,
+    /// The store's number for replicas that came back, when this last looked at them.
+    backs: u64,
     progress: Arc<ScrubProgress>,
 }
 
@@ -129,6 +138,8 @@ struct Place {
     /// The last unreadable replica that was looked at again in this turn, and when the next turn is.
     unreadable: (Timestamp, WriteId),
     look_at: Timestamp,
+    /// The last blob that was looked at in the walk over those that nobody has read.
+    unhashed: BlobId,
     /// The full pass, once it has begun, and whether it came to its end or cannot go on.
     full: Option<ScrubPass>,
     is_done: bool,
@@ -180,6 +191,10 @@ impl Engine {
         for row in &rows {
             cursor.places.entry(row.id).or_default();
         }
+        let backs = self.store.replicas_back();
+        if std::mem::replace(&mut cursor.backs, backs) != backs {
+            cursor.places.values_mut().for_each(|place| place.look_at = now);
+        }
         let concurrency = settings.concurrency.max(1);
         let means = Means {
             reads: Semaphore::new(concurrency),
@@ -223,6 +238,9 @@ impl Visit<'_> {
         self.look_again(engine, place, &mut step).await?;
         match self.is_full {
             true => self.full(engine, place, &mut step).await?,
+            false if self.read_unhashed(engine, place, &mut step).await? => {
+                self.stops(place, &mut step);
+            }
             false => self.share(engine, place, &mut step).await?,
         }
         Ok(step)
@@ -335,9 +353,10 @@ impl Visit<'_> {
         let most = most.clamp(1, WORK_ROWS_MAX);
         let mut page = self.page(engine, pass.after, most).await?;
         self.shorten(&mut page);
+        let skipped = self.skip(&mut page, pass);
         let (results, read) = self.read(engine, &page.replicas, step).await?;
         let is_stopped = read < page.replicas.len();
-        pass.done += read as u64;
+        pass.done += (read + if is_stopped { 0 } else { skipped }) as u64;
         pass.is_over = page.is_end && !is_stopped;
         pass.after = match read.checked_sub(1) {
             _ if !is_stopped => page.upto,
@@ -345,7 +364,7 @@ impl Visit<'_> {
             None => pass.after,
         };
         // Of a full pass only that it is over is remembered, and of one over nothing nothing.
-        let has_news = pass.is_over || (read > 0 && !self.is_full);
+        let has_news = pass.is_over || (read + skipped > 0 && !self.is_full);
         let told = (has_news && pass.done > 0).then_some(*pass);
         if told.is_some() || !results.is_empty() {
             self.record(engine, told, &page.replicas, results, step).await?;
@@ -369,8 +388,27 @@ impl Visit<'_> {
         }
     }
 
+    /// Leaves out what was compared since the pass began, because it was imported or came back: how
+    /// many those were. A full pass is asked for by somebody who wants all read.
+    fn skip(&self, page: &mut ScrubPage, pass: &ScrubPass) -> usize {
+        let before = page.replicas.len();
+        let is_due = |replica: &ScrubReplica| replica.checked.is_none_or(|at| at < pass.began);
+        page.replicas.retain(|replica| self.is_full || is_due(replica));
+        before - page.replicas.len()
+    }
+
     /// Leaves to the next step what would make this one too long.
     fn shorten(&self, page: &mut ScrubPage) {
+        let stays = self.fitting(&page.replicas);
+        if stays < page.replicas.len() {
+            page.replicas.truncate(stays);
+            page.upto = page.replicas[stays - 1].replica.write;
+            page.is_end = false;
+        }
+    }
+
+    /// How many of these one step reads, at least one.
+    fn fitting(&self, replicas: &[ScrubReplica]) -> usize {
         let by_rate = match self.settings.rate {
             0 => STEP_BYTES,
             rate => rate.saturating_mul(STEP_TIME.as_secs()),
@@ -380,44 +418,7 @@ impl Visit<'_> {
             bytes = bytes.saturating_add(replica.size);
             bytes <= STEP_BYTES.min(by_rate)
         };
-        let within = page.replicas.iter().map(is_within).take_while(|is_within| *is_within);
-        let stays = within.count().max(1);
-        if stays < page.replicas.len() {
-            page.replicas.truncate(stays);
-            page.upto = page.replicas[stays - 1].replica.write;
-            page.is_end = false;
-        }
-    }
-
-    /// Looks again at a batch of those that could not be read, once in each interval.
-    async fn look_again(
-        &self,
-        engine: &Engine,
-        place: &mut Place,
-        step: &mut Step,
-    ) -> Result<(), EngineError> {
-        if place.is_looked_through() && place.look_at > self.now {
-            next(step, Next::At(place.look_at));
-            return Ok(());
-        }
-        let most = self.settings.batch.clamp(1, WORK_ROWS_MAX);
-        let some = engine.store.scrub_unreadable(self.row.id, place.unreadable, most).await?;
-        let last = some.last().filter(|_| some.len() == most);
-        place.unreadable = last.map_or_else(Default::default, |last| {
-            (last.checked.unwrap_or_default(), last.replica.write)
-        });
-        place.look_at = self.now.plus(self.settings.interval);
-        if last.is_some() {
-            next(step, Next::Now);
-        }
-        if some.is_empty() {
-            // Until some is found, nothing is to be looked at again.
-            place.look_at = self.now;
-            return Ok(());
-        }
-        next(step, Next::At(place.look_at));
-        let (results, _) = self.read(engine, &some, step).await?;
-        self.record(engine, None, &some, results, step).await
+        replicas.iter().map(is_within).take_while(|is_within| *is_within).count().max(1)
     }
 
     /// Reads replicas and judges them: what the store is to be told, and how many of them were
@@ -497,6 +498,11 @@ impl Visit<'_> {
             },
             Verdict::Damaged if replica.replica.is_borrowed => {
                 step.count("changed");
+                let is_known = replica.replica.state == ReplicaState::Unreadable;
+                (!is_known).then_some(Scrubbed::Damaged)
+            }
+            Verdict::GivenUp if replica.replica.is_borrowed => {
+                step.count("still_unreadable");
                 None
             }
             Verdict::Damaged => Some(Scrubbed::Damaged),

@@ -32,14 +32,15 @@ async fn no_query_scans_or_sorts() {
         crate::store::lifecycle::UPLOADS_AGING,
         crate::store::scrub::WALK,
         crate::store::scrub::UNREADABLE,
+        crate::store::scrub::UNHASHED_WINDOW,
+        crate::store::scrub::UNHASHED,
         crate::store::scrub::DEAD,
         crate::store::usage::USAGE,
         crate::store::survey::ROWS_WINDOW,
         crate::store::survey::KEPT_WINDOW,
         import::OWN,
         import::CONDEMNED,
-        reconcile::BORROWED,
-        reconcile::KEPT_DUE,
+        crate::store::borrowed::BORROWED,
     ];
     for query in queries {
         let plan: Vec<String> = world

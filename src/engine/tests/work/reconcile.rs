@@ -1,5 +1,7 @@
 //! Reconciling and importing over real directories.
 
+mod borrowed;
+
 use super::*;
 use crate::engine::ImportProgress;
 use crate::engine::ImportWish;
