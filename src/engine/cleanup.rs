@@ -11,11 +11,18 @@
 //! # Why backends do not wait for each other
 //!
 //! A write that finds no room waits two seconds for what is deleted here, and what it waits for
-//! lies on a backend that answers. So each backend has its own turn within a pass, a request that
-//! hangs is given up after a while, and after the first such failure the rest of that backend's
-//! batch is put off, also what was in the same request: its attempts are not to run out while the
-//! backend is down. A pass ends with its slowest turn. An absent backend has not failed, nor has one
-//! that is left alone by its breaker: their paths wait, however long, until they are back.
+//! lies on a backend that answers. So each backend has its own batch and its own turn within a pass,
+//! a request that hangs is given up after a while, and after the first such failure that backend is
+//! left alone for a while: of one request only one path is counted as failed, for the attempts of
+//! the others are not to run out while the backend is down. A pass ends with its slowest turn. An
+//! absent backend has not failed, nor has one that is left alone by its breaker or is not in the
+//! configuration: their paths wait, however long, until they are back.
+//!
+//! # Why a rest is not written down
+//!
+//! A million paths may wait for a disk that is not mounted. That it rests is one fact, kept in
+//! memory ([`CleanupCursor`]), and none of their rows is touched for it. After a restart it is
+//! learned again by asking once.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -41,14 +48,33 @@ use crate::store::Condemned;
 /// How long the first try of a request is waited for; each further one twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// How long paths are put off that were not tried (those on a backend that is left alone, too),
-/// and those on an absent backend.
-const PUT_OFF: Duration = Duration::from_secs(60);
-const PUT_OFF_ABSENT: Duration = Duration::from_secs(600);
+/// How long a backend is left alone that failed or is left alone by its breaker, and one that is
+/// absent or not in the configuration.
+const REST: Duration = Duration::from_secs(60);
+const REST_ABSENT: Duration = Duration::from_secs(600);
+
+/// Which backends are left alone for now.
+#[derive(Debug, Default)]
+pub struct CleanupCursor {
+    /// Until when.
+    rests: BTreeMap<BackendId, Timestamp>,
+    /// The fleet's change since which they rest: the next one may have brought them back.
+    change: u64,
+}
+
+impl CleanupCursor {
+    /// Ends the rests that are over.
+    fn turn(&mut self, change: u64, now: Timestamp) {
+        let is_same = change == self.change;
+        self.rests.retain(|_, until| is_same && *until > now);
+        self.change = change;
+    }
+}
+
 /// How much is deleted at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CleanupLimits {
-    /// Paths of one pass, at least one.
+    /// Paths of one pass, for each backend; at least one.
     pub batch: usize,
     /// Requests at once, for each backend.
     pub concurrency: usize,
@@ -59,55 +85,78 @@ pub struct CleanupLimits {
 pub struct CleanupOutcome {
     pub deleted: usize,
     pub failed: usize,
-    /// The batch was full: there may be more that is due now.
+    /// A batch was full, and its backend does not rest: there may be more that is due now.
     pub more: bool,
-    /// When the next path is due; it may have to wait for a reader then.
+    /// When the next path is due, which may have to wait for a reader then, or a rest ends.
     pub next: Option<Timestamp>,
 }
 
 impl Engine {
-    /// Deletes one batch of what is due. May be cut off: what was not recorded is deleted again.
-    pub async fn cleanup_once(&self, limits: CleanupLimits) -> Result<CleanupOutcome, EngineError> {
-        let batch = limits.batch.max(1);
-        let due = self.store.condemned_due(batch).await?;
-        let more = due.len() >= batch;
+    /// Deletes one batch of what is due on each backend that does not rest. May be cut off: what was
+    /// not recorded is deleted again.
+    pub async fn cleanup_once(
+        &self,
+        cursor: &mut CleanupCursor,
+        limits: CleanupLimits,
+    ) -> Result<CleanupOutcome, EngineError> {
+        cursor.turn(self.watch.change(), self.clock.now());
         let fleet = self.fleet.load().for_work();
-        let mut by_backend: BTreeMap<BackendId, Vec<Condemned>> = BTreeMap::new();
-        due.into_iter().for_each(|c| by_backend.entry(c.backend).or_default().push(c));
-        let turns = by_backend.into_iter().map(async |(id, due)| {
+        let known = self.store.backends().await?.into_iter().map(|row| row.id);
+        let awake: Vec<BackendId> = known.filter(|id| !cursor.rests.contains_key(id)).collect();
+        let turns = awake.iter().map(async |&id| {
             let turn = Turn { id, backend: fleet.get(id), concurrency: limits.concurrency };
-            self.record(turn.delete_all(due).await).await
+            self.cleanup_turn(turn, limits.batch.max(1)).await
         });
-        let mut outcome = CleanupOutcome { more, ..CleanupOutcome::default() };
-        for turn in futures_util::future::join_all(turns).await {
-            let (deleted, failed) = turn?;
-            outcome.deleted += deleted;
-            outcome.failed += failed;
+        let mut outcome = CleanupOutcome::default();
+        for (id, turn) in awake.iter().zip(futures_util::future::join_all(turns).await) {
+            let (of_turn, rest) = turn?;
+            outcome.deleted += of_turn.deleted;
+            outcome.failed += of_turn.failed;
+            if let Some(rest) = rest {
+                cursor.rests.insert(*id, self.clock.now().plus(rest));
+                continue;
+            }
+            outcome.more |= of_turn.more;
+            outcome.next = earlier(outcome.next, self.store.condemned_next(*id).await?);
         }
-        Ok(CleanupOutcome { next: self.store.condemned_next().await?, ..outcome })
+        outcome.next = earlier(outcome.next, cursor.rests.values().min().copied());
+        Ok(outcome)
     }
 
-    /// How many were deleted, and how many not.
-    async fn record(&self, swept: Swept) -> Result<(usize, usize), EngineError> {
-        let Swept { deleted, failed, put_off, pause } = swept;
-        let counts = (deleted.len(), failed.len() + put_off.len());
+    /// What one backend's turn did, and for how long that backend is to be left alone.
+    async fn cleanup_turn(
+        &self,
+        turn: Turn<'_>,
+        batch: usize,
+    ) -> Result<(CleanupOutcome, Option<Duration>), EngineError> {
+        let due = self.store.condemned_due(turn.id, batch).await?;
+        let more = due.len() >= batch;
+        let Swept { deleted, failed, rest } = turn.delete_all(due).await;
+        let (deletions, failures) = (deleted.len(), failed.len());
         if !deleted.is_empty() {
             self.store.condemned_deleted(deleted).await?;
         }
         for (id, why) in failed {
             self.store.condemned_failed(id, why).await?;
         }
-        if !put_off.is_empty() {
-            self.store.condemned_put_off(put_off, pause).await?;
-        }
-        Ok(counts)
+        let done = CleanupOutcome { deleted: deletions, failed: failures, more, next: None };
+        Ok((done, rest))
     }
 
-    /// What waits after a failure is due now: an operator says that what was wrong was mended.
-    pub async fn cleanup_hasten(&self) -> Result<(), EngineError> {
-        while self.store.condemned_hasten().await? {}
+    /// What waits after a failure is due now, and no backend rests: an operator says that what was
+    /// wrong was mended.
+    pub async fn cleanup_hasten(&self, cursor: &mut CleanupCursor) -> Result<(), EngineError> {
+        cursor.rests.clear();
+        let mut after = 0;
+        while let Some(last) = self.store.condemned_hasten(after).await? {
+            after = last;
+        }
         Ok(())
     }
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
 }
 
 /// What became of one backend's paths.
@@ -115,9 +164,8 @@ impl Engine {
 struct Swept {
     deleted: Vec<u64>,
     failed: Vec<(u64, String)>,
-    /// Not tried, or not to be counted as tried.
-    put_off: Vec<u64>,
-    pause: Duration,
+    /// How long the backend is to be left alone. Paths that are in neither list wait for it.
+    rest: Option<Duration>,
 }
 
 /// Why a path is not deleted.
@@ -151,8 +199,7 @@ impl Turn<'_> {
     /// What becomes of the paths of one request, in their order.
     async fn delete(&self, request: &[Condemned]) -> Vec<Result<(), Trouble>> {
         let Some(backend) = self.backend else {
-            let why = format!("backend {} is not in the configuration", self.id);
-            return vec![Err(Trouble::Backend(why)); request.len()];
+            return vec![Err(Trouble::Away(REST_ABSENT)); request.len()];
         };
         // Also one that is absent, which looks for its marker then: where a limit is reached nothing
         // else does, and a delete is never refused.
@@ -166,8 +213,8 @@ impl Turn<'_> {
 
 fn trouble(err: &BackendError) -> Trouble {
     let trouble = match err.fault {
-        Fault::Absent => Trouble::Away(PUT_OFF_ABSENT),
-        Fault::Resting | Fault::Spent => Trouble::Away(PUT_OFF),
+        Fault::Absent => Trouble::Away(REST_ABSENT),
+        Fault::Resting | Fault::Spent => Trouble::Away(REST),
         Fault::Passing => Trouble::Backend(chain(err)),
         _ => Trouble::Path(chain(err)),
     };
@@ -189,10 +236,10 @@ where
     let answers = stream::iter(requests).map(|request| {
         let (is_down, delete) = (&is_down, &delete);
         async move {
-            let ids: Vec<u64> = request.iter().map(|condemned| condemned.id).collect();
             if is_down.load(Ordering::Acquire) {
-                return (ids, None);
+                return (Vec::new(), Vec::new());
             }
+            let ids: Vec<u64> = request.iter().map(|condemned| condemned.id).collect();
             let results = delete(request).await;
             let is_shared = |result: &Result<(), Trouble>| {
                 matches!(result, Err(Trouble::Backend(_) | Trouble::Away(_)))
@@ -200,16 +247,13 @@ where
             if results.iter().any(is_shared) {
                 is_down.store(true, Ordering::Release);
             }
-            (ids, Some(results))
+            (ids, results)
         }
     });
     let mut answers = answers.buffer_unordered(abreast.max(1));
-    let mut swept = Swept { pause: PUT_OFF, ..Swept::default() };
+    let mut swept = Swept::default();
     while let Some((ids, results)) = answers.next().await {
-        match results {
-            Some(results) => swept.note(ids, results),
-            None => swept.put_off.extend(ids),
-        }
+        swept.note(ids, results);
     }
     swept
 }
@@ -222,15 +266,13 @@ impl Swept {
             match result {
                 Ok(()) => self.deleted.push(id),
                 Err(Trouble::Path(why)) => self.failed.push((id, why)),
-                Err(Trouble::Backend(why)) if !is_counted => {
-                    is_counted = true;
-                    self.failed.push((id, why));
+                Err(Trouble::Backend(why)) => {
+                    self.rest = self.rest.max(Some(REST));
+                    if !std::mem::replace(&mut is_counted, true) {
+                        self.failed.push((id, why));
+                    }
                 }
-                Err(Trouble::Backend(_)) => self.put_off.push(id),
-                Err(Trouble::Away(pause)) => {
-                    self.put_off.push(id);
-                    self.pause = pause;
-                }
+                Err(Trouble::Away(rest)) => self.rest = self.rest.max(Some(rest)),
             }
         }
     }
@@ -279,7 +321,7 @@ mod tests {
         swept.deleted.sort_unstable();
         assert_eq!(swept.deleted, (0..25).filter(|&id| id != 7).collect::<Vec<_>>());
         assert_eq!(swept.failed, [(7, "refused".to_owned())]);
-        assert!(swept.put_off.is_empty());
+        assert_eq!(swept.rest, None, "one path's failure is its own");
         assert_eq!(most.load(Ordering::SeqCst), CONCURRENCY);
     }
 
@@ -301,13 +343,11 @@ mod tests {
         let swept = sweep(Trouble::Backend("it hangs".to_owned())).await;
         let count = tried.load(Ordering::SeqCst);
         assert!(count <= CONCURRENCY, "{count} were tried");
-        assert_eq!((swept.failed.len(), swept.put_off.len()), (count, 50 - count));
-        assert_eq!(swept.pause, PUT_OFF);
-        for pause in [PUT_OFF, PUT_OFF_ABSENT] {
-            let swept = sweep(Trouble::Away(pause)).await;
-            let counts = (swept.failed.len(), swept.put_off.len());
-            assert_eq!(counts, (0, 50), "to be away is no failure");
-            assert_eq!(swept.pause, pause);
+        assert_eq!((swept.failed.len(), swept.rest), (count, Some(REST)));
+        for rest in [REST, REST_ABSENT] {
+            let swept = sweep(Trouble::Away(rest)).await;
+            assert!(swept.failed.is_empty(), "to be away is no failure");
+            assert_eq!((swept.deleted.len(), swept.rest), (0, Some(rest)));
         }
     }
 
@@ -319,13 +359,14 @@ mod tests {
         };
         let swept = delete_all(requests(), 1, down).await;
         assert_eq!(swept.failed, [(0, "it hangs".to_owned())]);
-        assert_eq!(swept.put_off, (1..60).collect::<Vec<_>>());
+        assert!(swept.deleted.is_empty());
+        assert_eq!(swept.rest, Some(REST));
         // What is said of one path is kept, whatever became of its neighbours.
         let mixed = |request: Vec<Condemned>| async move {
             let answer = |condemned: &Condemned| match condemned.id % 3 {
                 0 => Ok(()),
                 1 => Err(Trouble::Path(condemned.id.to_string())),
-                _ => Err(Trouble::Away(PUT_OFF)),
+                _ => Err(Trouble::Away(REST)),
             };
             request.iter().map(answer).collect()
         };
@@ -333,6 +374,6 @@ mod tests {
         assert_eq!(swept.deleted, (0..30).step_by(3).collect::<Vec<_>>());
         let failed = (1..30).step_by(3).map(|id: u64| (id, id.to_string()));
         assert_eq!(swept.failed, failed.collect::<Vec<_>>());
-        assert_eq!(swept.put_off.len(), 10 + 30);
+        assert_eq!(swept.rest, Some(REST), "the second request was not made");
     }
 }

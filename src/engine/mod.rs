@@ -76,7 +76,7 @@ pub use crate::store::{
 pub use admission::{Admission, AdmissionSettings, Held, Occupancy, Permit, Refused};
 pub use backends::BackendState;
 pub use buckets::{CreatedBucket, WishRefused};
-pub use cleanup::{CleanupLimits, CleanupOutcome};
+pub use cleanup::{CleanupCursor, CleanupLimits, CleanupOutcome};
 pub use drain::{DrainCursor, DrainProgress};
 pub use error::{BodyError, EngineError};
 pub use import::{ImportProgress, ImportWish, Imported};

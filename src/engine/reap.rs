@@ -21,6 +21,7 @@ use futures_util::stream;
 use super::Engine;
 use super::EngineError;
 use super::examine;
+use super::examine::Means;
 use super::examine::Seen;
 use super::step::Next;
 use super::step::Step;
@@ -98,10 +99,10 @@ impl Engine {
         intent: &DeadIntent,
     ) -> Result<Fate, EngineError> {
         let committed = intent.committed.map(|_| intent.size);
-        let mut found = look(fleet, silent, intent, None).await;
+        let mut found = self.reap_look(fleet, silent, intent, None).await;
         let mut fate = reap::fate(Dead { committed, found });
         if let (Fate::ReadToCheck, Some(hash)) = (fate, &intent.committed) {
-            found = look(fleet, silent, intent, Some(hash)).await;
+            found = self.reap_look(fleet, silent, intent, Some(hash)).await;
             fate = reap::fate(Dead { committed, found });
         }
         let write = FailedWrite { write: intent.write, unknown: true };
@@ -116,34 +117,37 @@ impl Engine {
             Err(err) => Err(err.into()),
         }
     }
-}
 
-/// What the intent's backend says of its path; with `hash`, after its bytes were read.
-async fn look(
-    fleet: &Fleet,
-    silent: &Mutex<BTreeSet<BackendId>>,
-    intent: &DeadIntent,
-    hash: Option<&[u8; 32]>,
-) -> Found {
-    let is_silent = || silent.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(backend) = fleet.get(intent.backend) else { return Found::Unreachable };
-    if is_silent().contains(&intent.backend) {
-        return Found::Unreachable;
-    }
-    let (path, size) = (&intent.path, intent.size);
-    let seen = match hash {
-        Some(hash) => examine::read(backend, path, size, hash, &AtomicU64::new(0)).await,
-        None => examine::look(backend, path, size).await,
-    };
-    let hash_ok = hash.map(|_| true);
-    match seen {
-        Seen::Whole => Found::Bytes { length: size, hash_ok },
-        Seen::Length(length) => Found::Bytes { length, hash_ok },
-        Seen::Wrong => Found::Bytes { length: size, hash_ok: Some(false) },
-        Seen::Missing => Found::Missing,
-        Seen::Unreadable(_) | Seen::Away(_) => {
-            is_silent().insert(intent.backend);
-            Found::Unreachable
+    /// What the intent's backend says of its path; with `hash`, after its bytes were read.
+    async fn reap_look(
+        &self,
+        fleet: &Fleet,
+        silent: &Mutex<BTreeSet<BackendId>>,
+        intent: &DeadIntent,
+        hash: Option<&[u8; 32]>,
+    ) -> Found {
+        let is_silent = || silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(backend) = fleet.get(intent.backend) else { return Found::Unreachable };
+        if is_silent().contains(&intent.backend) {
+            return Found::Unreachable;
+        }
+        let (path, size) = (&intent.path, intent.size);
+        let (hashers, budget, read) = (&self.hashers, &self.budget, &AtomicU64::new(0));
+        let means = Means { hashers, budget, read };
+        let seen = match hash {
+            Some(hash) => examine::read(means, backend, path, size, hash).await,
+            None => examine::look(backend, path, size).await,
+        };
+        let hash_ok = hash.map(|_| true);
+        match seen {
+            Seen::Whole => Found::Bytes { length: size, hash_ok },
+            Seen::Length(length) => Found::Bytes { length, hash_ok },
+            Seen::Wrong => Found::Bytes { length: size, hash_ok: Some(false) },
+            Seen::Missing => Found::Missing,
+            Seen::Unreadable(_) | Seen::Away(_) => {
+                is_silent().insert(intent.backend);
+                Found::Unreachable
+            }
         }
     }
 }

@@ -26,14 +26,17 @@ use crate::model::ReadConditions;
 use crate::model::Routing;
 use crate::model::UploadId;
 use crate::model::WriteConditions;
+use crate::model::WriteId;
 use crate::store::Declaration;
 use crate::store::DeclaredBackend;
 use crate::store::DeclaredBucket;
 use crate::store::Durability;
 use crate::store::StoreSettings;
 
+mod cleanup;
 mod lifecycle;
 mod protection;
+mod reap;
 mod scrub;
 mod work;
 
@@ -162,6 +165,11 @@ impl World {
 
     async fn get(&self, key: &str) -> Result<Vec<u8>, EngineError> {
         self.get_from("bucket", key).await
+    }
+
+    /// One pass of cleanup that remembers nothing of those before.
+    async fn cleanup(&self) -> CleanupOutcome {
+        self.engine.cleanup_once(&mut CleanupCursor::default(), CLEANUP).await.unwrap()
     }
 
     /// Good replicas of each blob of the object.
@@ -373,7 +381,7 @@ async fn cleanup_leaves_what_is_current_and_nothing_else() {
     }
     let key = ObjectKey::new("other").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let cleaned = async { while world.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {} };
+    let cleaned = async { while world.cleanup().await.deleted > 0 {} };
     tokio::time::timeout(PATIENCE, cleaned).await.expect("cleanup comes to an end");
     assert_eq!(world.files(), 2);
     assert!(world.get("key").await.unwrap() == bytes(104));
@@ -523,8 +531,11 @@ async fn a_backend_that_comes_back_is_used_again() {
     assert!(world.get("before").await.unwrap() == bytes(100));
     let key = ObjectKey::new("before").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let outcome = world.engine.cleanup_once(CLEANUP).await.unwrap();
-    assert_eq!(outcome.deleted, outcome.failed * 2, "two of three can be deleted from");
+    let outcome = world.cleanup().await;
+    let left = world.engine.store.condemned_all(WriteId(0), 10).await.unwrap();
+    assert!(!left.is_empty() && left.iter().all(|left| left.backend == BackendId(1)));
+    assert_eq!(outcome.deleted, left.len() * 2, "two of three can be deleted from");
+    assert_eq!(outcome.failed, 0, "to be absent is no failure");
     world.faults[0].clear();
     world.engine.look_for_absent().await;
     world.put("after", &bytes(100)).await.unwrap();
@@ -549,7 +560,7 @@ async fn a_copy_between_placements_is_written_anew() {
     // The source is gone: nothing was shared.
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    while world.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
+    while world.cleanup().await.deleted > 0 {}
     assert!(world.get_from("other", "copy").await.unwrap() == bytes(size));
     world.comes_to_rest().await;
 }
@@ -608,7 +619,7 @@ async fn parts_are_copied_from_any_range() {
     assert_eq!(files, 6, "no bytes moved");
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    while world.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
+    while world.cleanup().await.deleted > 0 {}
     assert!(world.get("parts").await.unwrap() == whole);
     world.comes_to_rest().await;
 }

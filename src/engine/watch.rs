@@ -161,6 +161,7 @@ impl Engine {
         self.store.replicas_wanted().notify_one();
         self.store.surplus_found().notify_one();
         self.store.leaving_found().notify_one();
+        self.store.cleanup_wanted().notify_one();
         self.store.files_doubted().notify_one();
         self.watch.changed.iter().for_each(|listener| listener.notify_one());
     }

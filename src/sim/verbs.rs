@@ -87,6 +87,7 @@ pub(super) enum Verb {
 /// as one of them has no more, nothing hinders.
 pub(super) type Sure = Vec<Vec<(usize, u64)>>;
 
+#[allow(clippy::large_enum_variant, reason = "one lives at a time, and only in tests")]
 pub(super) enum Answer {
     Stored(Result<Stored, EngineError>),
     Got(Result<Bytes, EngineError>),

@@ -33,8 +33,6 @@ const RETRY_MAX: Duration = Duration::from_secs(24 * 3600);
 const ATTEMPTS_MAX: u32 = 10;
 /// When a path whose write had an unknown outcome is deleted a second time.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(3600);
-/// Why a path waits that was not tried.
-const PUT_OFF: &str = "its backend could not be asked, or failed with another path";
 /// Characters of a failure's text that are kept.
 const ERROR_MAX: usize = 500;
 
@@ -50,21 +48,25 @@ pub struct Condemned {
 }
 
 impl Store {
-    /// Due, and condemned before the oldest ticket out; oldest first.
-    pub async fn condemned_due(&self, max: usize) -> Result<Vec<Condemned>, StoreError> {
+    /// Due on `backend`, and condemned before the oldest ticket out; oldest first.
+    pub async fn condemned_due(
+        &self,
+        backend: BackendId,
+        max: usize,
+    ) -> Result<Vec<Condemned>, StoreError> {
         let now = self.shared().clock.now();
         let bound = self.shared().tickets.bound();
         self.read(move |sql| {
-            let rows = sql.all(DUE, (now.0, bound, max), |row| {
-                let reason: usize = row.get(4)?;
+            let rows = sql.all(DUE, (backend.0, now.0, bound, max), |row| {
+                let reason: usize = row.get(3)?;
                 Ok((
                     Condemned {
                         id: row.get(0)?,
-                        backend: BackendId(row.get(1)?),
-                        path: row.get(2)?,
-                        size: row.get(3)?,
+                        backend,
+                        path: row.get(1)?,
+                        size: row.get(2)?,
                         reason: CondemnReason::Debris,
-                        attempts: row.get(5)?,
+                        attempts: row.get(4)?,
                     },
                     reason,
                 ))
@@ -120,46 +122,31 @@ impl Store {
         .await
     }
 
-    /// Not tried: looked at again after `pause`, and not counted as a failure.
-    pub async fn condemned_put_off(
-        &self,
-        ids: Vec<u64>,
-        pause: Duration,
-    ) -> Result<(), StoreError> {
-        let due = self.shared().clock.now().plus(pause);
-        for some in ids.chunks(WORK_ROWS_MAX) {
-            let some = some.to_vec();
-            self.free(Lane::Work, Need::Recorded, move |tx| {
-                for &id in &some {
-                    tx.run(
-                        "UPDATE condemned SET due = ?2, error = coalesce(error, ?3)
-                         WHERE id = ?1 AND due IS NOT NULL",
-                        (id, due.0, PUT_OFF),
-                    )?;
-                }
-                Ok(())
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Makes some of what waits after a failure, its own or its backend's, due now; whether there
-    /// may be more.
-    pub async fn condemned_hasten(&self) -> Result<bool, StoreError> {
+    /// What waits after a failure becomes due now, of some ids above `after`: the last of these, or
+    /// `None` when there was none.
+    pub async fn condemned_hasten(&self, after: u64) -> Result<Option<u64>, StoreError> {
         let now = self.shared().clock.now();
         self.free(Lane::Work, Need::Recorded, move |tx| {
-            let count = tx.run(HASTEN, (now.0, WORK_ROWS_MAX))?;
-            Ok(count == WORK_ROWS_MAX)
+            let ids: Vec<u64> = tx.all(FAILED, (after, WORK_ROWS_MAX), |row| row.get(0))?;
+            for id in &ids {
+                tx.run("UPDATE condemned SET due = min(due, ?2) WHERE id = ?1", (id, now.0))?;
+            }
+            Ok(ids.last().copied())
         })
         .await
     }
 
-    /// When the next condemned path is due. Those that a reader may still read are left out:
-    /// [`Store::cleanup_wanted`] tells when such a reader has gone.
-    pub async fn condemned_next(&self) -> Result<Option<Timestamp>, StoreError> {
+    /// When the next condemned path on `backend` is due. Those that a reader may still read are
+    /// left out: [`Store::cleanup_wanted`] tells when such a reader has gone.
+    pub async fn condemned_next(
+        &self,
+        backend: BackendId,
+    ) -> Result<Option<Timestamp>, StoreError> {
         let bound = self.shared().tickets.bound_to_wait();
-        self.read(move |sql| Ok(sql.one(NEXT, [bound], |row| row.get(0))?.map(Timestamp))).await
+        self.read(move |sql| {
+            Ok(sql.one(NEXT, (backend.0, bound), |row| row.get(0))?.map(Timestamp))
+        })
+        .await
     }
 
     /// Woken when something was condemned.
@@ -168,16 +155,18 @@ impl Store {
     }
 }
 
-pub(super) const DUE: &str = "SELECT c.id, b.id, c.path, c.size, c.reason, c.attempts
-     FROM condemned c CROSS JOIN backends b ON b.no = c.backend
-     WHERE c.due <= ?1 AND c.seq <= ?2 ORDER BY c.due, c.seq LIMIT ?3";
+pub(super) const DUE: &str = "SELECT id, path, size, reason, attempts FROM condemned
+     WHERE backend = (SELECT no FROM backends WHERE id = ?1) AND due <= ?2 AND seq <= ?3
+     ORDER BY due, seq LIMIT ?4";
 
-pub(super) const NEXT: &str =
-    "SELECT due FROM condemned WHERE due IS NOT NULL AND seq <= ?1 ORDER BY due, seq LIMIT 1";
+pub(super) const NEXT: &str = "SELECT due FROM condemned
+     WHERE backend = (SELECT no FROM backends WHERE id = ?1) AND due IS NOT NULL AND seq <= ?2
+     ORDER BY due, seq LIMIT 1";
 
-/// Those to which nothing happened wait for a reason of their own.
-pub(super) const HASTEN: &str = "UPDATE condemned SET due = ?1 WHERE id IN
-     (SELECT id FROM condemned WHERE due > ?1 AND error IS NOT NULL LIMIT ?2)";
+/// Those to which nothing happened wait for a reason of their own, and may be many: the table
+/// itself, which holds them too, is in the same order.
+pub(super) const FAILED: &str = "SELECT id FROM condemned INDEXED BY condemned_failed
+     WHERE due IS NOT NULL AND error IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2";
 
 /// Turns a replica into a condemned path. Its own row is the caller's to delete. `is_again`: its
 /// bytes may still appear after the first delete. What is only borrowed is kept, and remembered.

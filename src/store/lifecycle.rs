@@ -215,8 +215,25 @@ impl Store {
         .await
     }
 
-    /// Whether the upload was still active; then its parts are condemned. `Changed` as above.
+    /// Whether the upload was still active; then its parts are condemned. `Changed` as above. Where
+    /// it is broken off, what is left of the upload is as due as before.
     pub async fn upload_expire(
+        &self,
+        bucket: BucketId,
+        seq: u64,
+        aging: AgingUpload,
+    ) -> Result<bool, StoreError> {
+        loop {
+            match self.upload_expire_some(bucket, seq, aging.clone()).await {
+                Ok(false) => {}
+                Err(StoreError::NoSuchUpload) => return Ok(false),
+                gone => return gone,
+            }
+        }
+    }
+
+    /// As many parts as one transaction of background work may take; whether the upload is gone.
+    pub(super) async fn upload_expire_some(
         &self,
         bucket: BucketId,
         seq: u64,
@@ -225,11 +242,8 @@ impl Store {
         let now = self.shared().clock.now();
         self.free(Lane::Work, Need::Durable, move |tx| {
             unchanged_in_tx(**tx, bucket, seq)?;
-            match active_in_tx(**tx, aging.upload, bucket, &aging.key) {
-                Err(StoreError::NoSuchUpload) => Ok(false),
-                Err(err) => Err(err),
-                Ok(_) => abort_in_tx(tx, aging.upload, bucket, now).map(|()| true),
-            }
+            active_in_tx(**tx, aging.upload, bucket, &aging.key)?;
+            abort_in_tx(tx, (aging.upload, bucket), WORK_ROWS_MAX, now)
         })
         .await
     }

@@ -235,15 +235,38 @@ impl Store {
         pass: Option<ScrubPass>,
         results: Vec<(WriteId, Scrubbed)>,
     ) -> Result<Vec<ScrubMarked>, StoreError> {
+        let results = Arc::new(results);
+        if results.iter().all(|(_, scrubbed)| *scrubbed == Scrubbed::Verified) {
+            // Whoever loses it with the power reads the same again.
+            let recorded = (Need::Recorded, pass);
+            match self.scrub_take(backend, recorded, Arc::clone(&results)).await {
+                Err(StoreError::Changed) => {}
+                taken => return taken,
+            }
+        }
+        // A replica that is not what it was can cost others their rows, and cleanup deletes the
+        // bytes of those: that must not overtake what is recorded.
+        self.scrub_take(backend, (Need::Durable, pass), results).await
+    }
+
+    /// `Changed` when it need not be durable and a replica is not as it was before.
+    pub(super) async fn scrub_take(
+        &self,
+        backend: BackendId,
+        (need, pass): (Need, Option<ScrubPass>),
+        results: Arc<Vec<(WriteId, Scrubbed)>>,
+    ) -> Result<Vec<ScrubMarked>, StoreError> {
         let now = self.shared().clock.now();
-        // Whoever loses it with the power reads the same again.
-        self.write(Lane::Work, Need::Recorded, move |tx| {
+        self.write(Lane::Work, need, move |tx| {
             let Some((no, duty)) = backend_in_tx(**tx, backend)? else { return Ok(Vec::new()) };
             let mut turn = Turn::begin(tx, now);
             let mut marked = Vec::new();
-            for (write, scrubbed) in &results {
+            for (write, scrubbed) in results.iter() {
                 if *scrubbed == Scrubbed::Verified && is_sound_in_tx(tx, (*write, no), now)? {
                     continue;
+                }
+                if need == Need::Recorded {
+                    return Err(StoreError::Changed);
                 }
                 let was = (*write, no, duty);
                 marked.extend(take_in_tx(tx, &mut turn, was, scrubbed)?);

@@ -162,7 +162,8 @@ impl Store {
         let now = self.shared().clock.now();
         self.free(Lane::Request, Need::Durable, move |tx| {
             active_in_tx(**tx, upload, bucket, &key)?;
-            abort_in_tx(tx, upload, bucket, now)
+            let all = PART_NUMBER_MAX as usize;
+            abort_in_tx(tx, (upload, bucket), all, now).map(|_| ())
         })
         .await
     }
@@ -247,23 +248,29 @@ pub(super) fn active_in_tx(
     if upload.completed.is_some() { Err(StoreError::NoSuchUpload) } else { Ok(upload) }
 }
 
-/// Takes an active upload away.
+/// Takes the first parts of an active upload away, at most `max`, and the upload with its last one;
+/// whether it is gone.
 pub(super) fn abort_in_tx(
     tx: &mut Tx<'_>,
-    upload: UploadId,
-    bucket: BucketId,
+    (upload, bucket): (UploadId, BucketId),
+    max: usize,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let mut turn = Turn::begin(tx, now);
-    let mut freed = 0;
-    for part in parts_in_tx(**tx, upload, 0, PART_NUMBER_MAX as usize)? {
+    let (mut freed, mut last) = (0, 0);
+    for part in parts_in_tx(**tx, upload, 0, max)? {
         slices_release_in_tx(tx, &mut turn, part.seq, CondemnReason::Aborted)?;
         freed += part.size;
+        last = part.number;
     }
-    tx.run("DELETE FROM parts WHERE upload = ?1", [upload.0])?;
-    tx.run("DELETE FROM uploads WHERE id = ?1", [upload.0])?;
-    bucket_count_in_tx(**tx, bucket, 0, -(freed as i64), -1)?;
-    turn.end(tx)
+    tx.run("DELETE FROM parts WHERE upload = ?1 AND number <= ?2", (upload.0, last))?;
+    let is_gone = parts_in_tx(**tx, upload, last, 1)?.is_empty();
+    if is_gone {
+        tx.run("DELETE FROM uploads WHERE id = ?1", [upload.0])?;
+    }
+    bucket_count_in_tx(**tx, bucket, 0, -(freed as i64), -i64::from(is_gone))?;
+    turn.end(tx)?;
+    Ok(is_gone)
 }
 
 fn complete_in_tx(

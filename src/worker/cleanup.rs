@@ -10,6 +10,7 @@ use super::Turn;
 use super::Worker;
 use super::table::Name;
 use crate::base::Timestamp;
+use crate::engine::CleanupCursor;
 use crate::engine::CleanupLimits;
 use crate::engine::CleanupOutcome;
 use crate::engine::Engine;
@@ -20,24 +21,25 @@ const READER_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Cleanup {
     engine: Arc<Engine>,
+    cursor: CleanupCursor,
     /// In a full pass: what waits after a failure was made due.
     is_hastened: bool,
 }
 
 impl Cleanup {
     pub(super) fn new(engine: Arc<Engine>) -> Cleanup {
-        Cleanup { engine, is_hastened: false }
+        Cleanup { engine, cursor: CleanupCursor::default(), is_hastened: false }
     }
 
     async fn pass(&mut self, turn: &Turn) -> Result<Step, EngineError> {
         if turn.is_full && !self.is_hastened {
-            self.engine.cleanup_hasten().await?;
+            self.engine.cleanup_hasten(&mut self.cursor).await?;
             self.is_hastened = true;
         }
         let settings = turn.settings.of(Name::Cleanup);
         let limits =
             CleanupLimits { batch: settings.batch, concurrency: settings.concurrency.max(1) };
-        let outcome = self.engine.cleanup_once(limits).await?;
+        let outcome = self.engine.cleanup_once(&mut self.cursor, limits).await?;
         Ok(step(&outcome, self.engine.clock.now()))
     }
 }
@@ -57,8 +59,7 @@ impl Worker for Cleanup {
 
 fn step(outcome: &CleanupOutcome, now: Timestamp) -> Step {
     let next = match outcome.next {
-        // Every path of a batch is gone or due later, so this comes to an end; and behind those of a
-        // backend in trouble wait those of the others.
+        // Every path of a batch is gone or due later, or its backend rests: this comes to an end.
         _ if outcome.more => Next::Now,
         None => Next::Woken,
         Some(due) => Next::At(due.max(now.plus(READER_PAUSE))),

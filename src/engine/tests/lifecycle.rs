@@ -142,7 +142,7 @@ async fn an_object_goes_at_its_midnight_and_not_a_microsecond_before() {
     // What may come is foreseen, though nothing is there.
     assert!(last.next > Some(due) && last.next <= date("2026-01-09"), "{last:?}");
     // It goes as any delete does.
-    while calendar.world.engine.cleanup_once(CLEANUP).await.unwrap().more {}
+    while calendar.world.cleanup().await.more {}
     assert_eq!(calendar.world.files(), 1);
     calendar.world.comes_to_rest().await;
 }

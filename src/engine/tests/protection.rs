@@ -121,7 +121,7 @@ async fn what_limits_keep_away_is_another_answer_than_what_is_broken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cleanup_puts_off_what_rests_and_counts_no_attempt() {
+async fn cleanup_leaves_alone_what_rests_and_counts_no_attempt() {
     let world = world(1, LONG).await;
     world.put("key", &bytes(100)).await.unwrap();
     world.faults[0].always(Call::Read, Effect::Fail(Fault::Passing));
@@ -131,10 +131,12 @@ async fn cleanup_puts_off_what_rests_and_counts_no_attempt() {
     assert_eq!(world.state(0).await, BreakerState::Open);
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let due = world.engine.store.condemned_next().await.unwrap().unwrap();
-    let outcome = world.engine.cleanup_once(CLEANUP).await.unwrap();
-    assert_eq!((outcome.deleted, outcome.failed), (0, 1));
-    assert!(outcome.next.unwrap() > due, "it is put off");
+    let due = world.engine.store.condemned_next(BackendId(1)).await.unwrap().unwrap();
+    let outcome = world.cleanup().await;
+    assert_eq!((outcome.deleted, outcome.failed), (0, 0));
+    assert!(outcome.next.unwrap() > due, "it is looked at again later");
+    let left = world.engine.store.condemned_all(WriteId(0), 10).await.unwrap();
+    assert_eq!((left.len(), left[0].attempts, left[0].due), (1, 0, Some(due)));
     assert_eq!(world.faults[0].count(Call::Delete), 0);
     assert_eq!(world.files(), 1);
     world.comes_to_rest().await;
@@ -159,7 +161,7 @@ async fn cleanup_finds_what_was_absent_also_when_a_limit_is_reached() {
     assert!(!backend.is_present(), "upkeep keeps to the limit");
     let key = ObjectKey::new("key").unwrap();
     world.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    let outcome = world.engine.cleanup_once(CLEANUP).await.unwrap();
+    let outcome = world.cleanup().await;
     assert_eq!((outcome.deleted, outcome.failed, world.files()), (1, 0, 0));
     assert!(backend.is_present());
 }

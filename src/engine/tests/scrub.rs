@@ -93,7 +93,7 @@ impl Steered {
     }
 
     async fn cleans_up(&self) {
-        while self.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
+        while self.cleanup().await.deleted > 0 {}
     }
 }
 

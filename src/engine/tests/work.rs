@@ -92,7 +92,7 @@ impl World {
     }
 
     pub(super) async fn clean_up(&self) {
-        while self.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {}
+        while self.cleanup().await.deleted > 0 {}
     }
 
     pub(super) async fn used(&self) -> [u64; 3] {

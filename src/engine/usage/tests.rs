@@ -28,6 +28,7 @@ use crate::base::Clock;
 use crate::base::Ids;
 use crate::engine::AdmissionSettings;
 use crate::engine::Body;
+use crate::engine::CleanupCursor;
 use crate::engine::CleanupLimits;
 use crate::engine::EngineSettings;
 use crate::engine::Expected;
@@ -663,7 +664,11 @@ async fn a_quota_is_warned_of_once_at_each_crossing() {
     let key = ObjectKey::new("l").unwrap();
     world.engine.store.object_delete(bucket.id, key, none).await.unwrap();
     assert_eq!(look().await, Vec::<String>::new());
-    world.engine.cleanup_once(CleanupLimits { batch: 50, concurrency: 10 }).await.unwrap();
+    world
+        .engine
+        .cleanup_once(&mut CleanupCursor::default(), CleanupLimits { batch: 50, concurrency: 10 })
+        .await
+        .unwrap();
     assert_eq!(look().await, Vec::<String>::new());
     put(&world.engine, "m").await.unwrap();
     assert_eq!(look().await.len(), 1, "it came near again");

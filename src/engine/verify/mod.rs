@@ -16,6 +16,7 @@ use futures_util::stream;
 use super::Engine;
 use super::EngineError;
 use super::examine;
+use super::examine::Means;
 use super::examine::Seen;
 use crate::backend::Backend;
 use crate::backend::BackendError;
@@ -137,7 +138,7 @@ impl Engine {
             let fleet = self.fleet.load_full();
             let at_a_time = if options.read { READS_MAX } else { LOOKS_MAX };
             let mut looks = stream::iter(page)
-                .map(|stored| look(&fleet, stored, options.read, progress))
+                .map(|stored| self.verify_look(&fleet, stored, options.read, progress))
                 .buffer_unordered(at_a_time);
             while let Some((stored, wrong)) = looks.next().await {
                 verified.replicas += 1;
@@ -204,32 +205,35 @@ impl Engine {
         (verified.foreign, verified.debris) = (Some(foreign), Some(debris));
         Ok(())
     }
-}
 
-async fn look(
-    fleet: &Arc<Fleet>,
-    stored: StoredReplica,
-    read: bool,
-    progress: &VerifyProgress,
-) -> (StoredReplica, Option<Wrong>) {
-    if !stored.replica.state.is_readable() {
-        let known = Wrong::Known(stored.replica.state);
-        return (stored, Some(known));
-    }
-    let Some(backend) = fleet.get(stored.replica.backend) else {
-        return (stored, Some(Wrong::Away));
-    };
-    let (path, size) = (&stored.replica.path, stored.size);
-    let seen = match &stored.hash {
-        Some(hash) if read => examine::read(backend, path, size, hash, &progress.bytes).await,
-        // What was imported may have no hash yet to compare it with.
-        _ => {
-            progress.bytes.fetch_add(size, Ordering::Relaxed);
-            examine::look(backend, path, size).await
+    async fn verify_look(
+        &self,
+        fleet: &Arc<Fleet>,
+        stored: StoredReplica,
+        is_read: bool,
+        progress: &VerifyProgress,
+    ) -> (StoredReplica, Option<Wrong>) {
+        if !stored.replica.state.is_readable() {
+            let known = Wrong::Known(stored.replica.state);
+            return (stored, Some(known));
         }
-    };
-    let wrong = (!seen.is_whole()).then_some(Wrong::Seen(seen));
-    (stored, wrong)
+        let Some(backend) = fleet.get(stored.replica.backend) else {
+            return (stored, Some(Wrong::Away));
+        };
+        let (path, size) = (&stored.replica.path, stored.size);
+        let (hashers, budget, read) = (&self.hashers, &self.budget, &progress.bytes);
+        let means = Means { hashers, budget, read };
+        let seen = match &stored.hash {
+            Some(hash) if is_read => examine::read(means, backend, path, size, hash).await,
+            // What was imported may have no hash yet to compare it with.
+            _ => {
+                progress.bytes.fetch_add(size, Ordering::Relaxed);
+                examine::look(backend, path, size).await
+            }
+        };
+        let wrong = (!seen.is_whole()).then_some(Wrong::Seen(seen));
+        (stored, wrong)
+    }
 }
 
 fn describe(fleet: &Fleet, stored: &StoredReplica, wrong: &Wrong) -> String {

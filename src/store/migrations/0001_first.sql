@@ -148,7 +148,9 @@ CREATE TABLE condemned (
     stamp INTEGER,
     CHECK (kept = 0 OR due IS NULL AND stamp IS NOT NULL)
 ) STRICT;
-CREATE INDEX condemned_due ON condemned (due, seq) WHERE due IS NOT NULL;
+CREATE INDEX condemned_due ON condemned (backend, due, seq) WHERE due IS NOT NULL;
+-- Empty while all is well.
+CREATE INDEX condemned_failed ON condemned (id) WHERE due IS NOT NULL AND error IS NOT NULL;
 CREATE INDEX condemned_parked ON condemned (id) WHERE due IS NULL AND kept = 0;
 CREATE INDEX condemned_imported ON condemned (backend, path) WHERE stamp IS NOT NULL;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::base::limits::WORK_ROWS_MAX;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -15,14 +16,14 @@ async fn what_a_reader_may_still_read_is_not_due() {
     // A reader that came later does not see the path, but holds back what comes after it.
     let later = world.find("k").await.unwrap();
     assert!(world.due().await.is_empty());
-    assert_eq!(world.store.condemned_next().await.unwrap(), None);
+    assert_eq!(world.next_due().await, None);
     let wanted = world.store.cleanup_wanted();
     // The permit of the overwrite itself.
     tokio::time::timeout(PATIENCE, wanted.notified()).await.unwrap();
     drop(reader);
     tokio::time::timeout(PATIENCE, wanted.notified()).await.expect("woken by the ticket");
     assert_eq!(world.due().await.len(), 1);
-    assert!(world.store.condemned_next().await.unwrap().is_some());
+    assert!(world.next_due().await.is_some());
     world.delete("k").await;
     assert_eq!(world.due().await.len(), 1);
     drop(later);
@@ -41,7 +42,7 @@ async fn failures_back_off_and_are_parked() {
         assert_eq!(world.due().await[0].attempts, attempt);
         world.store.condemned_failed(id, "disk on fire".into()).await.unwrap();
         assert!(world.due().await.is_empty());
-        let next = world.store.condemned_next().await.unwrap();
+        let next = world.next_due().await;
         if attempt == 9 {
             assert_eq!(next, None);
             break;
@@ -75,7 +76,7 @@ async fn two_passes_at_once_leave_the_second_delete() {
     world.advance(2 * HOUR);
     assert_eq!(world.due().await.len(), 1);
     world.clean().await;
-    assert_eq!(world.store.condemned_next().await.unwrap(), None);
+    assert_eq!(world.next_due().await, None);
     world.verify().await;
 }
 
@@ -218,27 +219,70 @@ async fn what_is_forgotten_is_not_counted_any_more() {
 }
 
 #[tokio::test]
-async fn only_what_failed_or_was_put_off_is_hastened() {
+async fn only_what_failed_is_hastened() {
     let world = World::new().await;
     for key in ["k", "l"] {
         world.put(key, 1, &[10]).await;
         world.delete(key).await;
     }
     let due = world.due().await;
-    let (failed, put_off) = (due[0].id, due[1].id);
+    let (failed, other) = (due[0].id, due[1].id);
     world.store.condemned_failed(failed, "disk on fire".into()).await.unwrap();
-    world.store.condemned_put_off(vec![put_off], PATIENCE).await.unwrap();
     // A second delete waits for a reason of its own.
     let registered = world.register(&[10], 1).await;
     let write = registered[0].intents[0].write;
     let unknown = vec![FailedWrite { write, unknown: true }];
     world.store.blobs_abandon(vec![(registered[0].blob, unknown)]).await.unwrap();
     world.store.condemned_deleted(vec![write.0]).await.unwrap();
-    assert!(world.due().await.is_empty());
-    assert!(!world.store.condemned_hasten().await.unwrap());
-    let due: Vec<u64> = world.due().await.iter().map(|row| row.id).collect();
-    assert_eq!(due, [failed, put_off]);
+    let ids = async || world.due().await.iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!(ids().await, [other]);
+    assert_eq!(world.store.condemned_hasten(0).await.unwrap(), Some(failed));
+    assert_eq!(world.store.condemned_hasten(failed).await.unwrap(), None);
+    assert_eq!(ids().await, [failed, other]);
     world.verify().await;
+}
+
+#[tokio::test]
+async fn many_failures_are_hastened_page_by_page_and_each_once() {
+    let world = World::new().await;
+    let count = 2 * WORK_ROWS_MAX + 1;
+    world.put("k", 1, &vec![1; count]).await;
+    world.delete("k").await;
+    let ids: Vec<u64> = world.due().await.iter().map(|row| row.id).collect();
+    assert_eq!(ids.len(), count);
+    for &id in &ids {
+        world.store.condemned_failed(id, "disk on fire".into()).await.unwrap();
+    }
+    assert!(world.due().await.is_empty());
+    let (mut after, mut done) = (0, Vec::new());
+    while let Some(last) = world.store.condemned_hasten(after).await.unwrap() {
+        assert!(last > after, "it goes on behind what it has done");
+        after = last;
+        done.push(world.due().await.len());
+    }
+    assert_eq!(done, [WORK_ROWS_MAX, 2 * WORK_ROWS_MAX, count]);
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn what_is_due_on_one_backend_is_not_hidden_behind_another() {
+    let world = World::new().await;
+    let bucket = (world.bucket.id, world.bucket.placement_id);
+    for (at, backend) in [("a", BACKENDS[0]), ("b", BACKENDS[0]), ("c", BACKENDS[1])] {
+        let blobs = vec![BlobRequest { size: 10, stem: format!("photos/{at}~0.0") }];
+        let registered =
+            world.store.blobs_register(bucket.0, bucket.1, blobs, on(backend)).await.unwrap();
+        let put = commit(bucket.0, at, 1, finished(&registered));
+        world.store.version_commit(put).await.unwrap();
+        world.advance(1);
+        world.delete(at).await;
+    }
+    let due = async |backend, max| world.store.condemned_due(backend, max).await.unwrap().len();
+    assert_eq!((due(BACKENDS[0], 1).await, due(BACKENDS[1], 1).await), (1, 1));
+    assert_eq!((due(BACKENDS[0], 9).await, due(BACKENDS[2], 9).await), (2, 0));
+    let next = async |backend| world.store.condemned_next(backend).await.unwrap();
+    assert!(next(BACKENDS[0]).await < next(BACKENDS[1]).await);
+    assert_eq!((next(BACKENDS[2]).await, next(BackendId(999)).await), (None, None));
 }
 
 #[tokio::test]

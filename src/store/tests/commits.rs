@@ -108,7 +108,7 @@ async fn refused_commits_give_up_their_blobs() {
             let again = world.due().await;
             assert_eq!((again.len(), again[0].id, again[0].size), (1, late.0, 0));
             world.clean().await;
-            assert_eq!(world.store.condemned_next().await.unwrap(), None);
+            assert_eq!(world.next_due().await, None);
             world.verify().await;
             err
         }

@@ -205,7 +205,7 @@ async fn the_end_of_a_full_disk_is_looked_for_when_nobody_writes() {
 }
 
 /// Holds the writer until what it returns is dropped: what is queued meanwhile is one batch.
-async fn hold_writer(store: &Store) -> std::sync::mpsc::Sender<()> {
+pub(super) async fn hold_writer(store: &Store) -> std::sync::mpsc::Sender<()> {
     let (open, gate) = std::sync::mpsc::channel::<()>();
     let (begun, has_begun) = oneshot::channel();
     let store = store.clone();

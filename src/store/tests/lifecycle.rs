@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::Timestamp;
 
-fn rule(prefix: &str, days: u32) -> Rule {
+pub(super) fn rule(prefix: &str, days: u32) -> Rule {
     let expire = Some(Expire::After(days));
     Rule::new(RuleWish { prefix: prefix.into(), expire, ..RuleWish::default() }).unwrap()
 }
@@ -13,7 +13,7 @@ fn rules(list: &[Rule]) -> Lifecycle {
 }
 
 impl World {
-    async fn rules_set(&self, bucket: &str, wanted: &[Rule]) -> u64 {
+    pub(super) async fn rules_set(&self, bucket: &str, wanted: &[Rule]) -> u64 {
         let wanted = rules(wanted);
         let changed = self.store.lifecycle_change(name(bucket), move |_| Ok(wanted)).await;
         changed.unwrap().seq

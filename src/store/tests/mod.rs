@@ -289,7 +289,20 @@ impl World {
     }
 
     async fn due(&self) -> Vec<Condemned> {
-        self.store.condemned_due(1000).await.unwrap()
+        let mut due = Vec::new();
+        for backend in BACKENDS {
+            due.extend(self.store.condemned_due(backend, 1000).await.unwrap());
+        }
+        due
+    }
+
+    /// When the next of all paths is due.
+    async fn next_due(&self) -> Option<crate::base::Timestamp> {
+        let mut next = Vec::new();
+        for backend in BACKENDS {
+            next.extend(self.store.condemned_next(backend).await.unwrap());
+        }
+        next.into_iter().min()
     }
 
     /// Deletes everything that is due.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::faults::hold_writer;
 use super::*;
 use crate::base::Timestamp;
 use crate::store::scrub::WALK_MAX;
@@ -106,6 +107,46 @@ proptest! {
             }
         });
     }
+}
+
+/// What a batch in which this is recorded is synced like: `PRAGMA synchronous`.
+async fn synced_like(store: &Store, results: Vec<(WriteId, Scrubbed)>) -> Option<u32> {
+    let hold = hold_writer(store).await;
+    let recorded = store.scrub_record(FIRST, None, results);
+    let level = store
+        .write(Lane::Work, Need::Recorded, |tx| tx.one("PRAGMA synchronous", [], |row| row.get(0)));
+    let release = async { drop(hold) };
+    let (recorded, level, ()) = tokio::join!(recorded, level, release);
+    recorded.unwrap();
+    level.unwrap()
+}
+
+#[tokio::test]
+async fn what_can_cost_a_replica_its_row_is_durable_before_it_is_answered() {
+    const NORMAL: Option<u32> = Some(1);
+    const FULL: Option<u32> = Some(2);
+    let mut world = World::new().await;
+    world.put_on("key", 1).await;
+    world.store.close().await;
+    let clock = Clock::steered(Arc::clone(&world.hand));
+    let settings = StoreSettings {
+        data_dir: world.dir.path().to_owned(),
+        durability: Durability::PowerLoss,
+        readers: 2,
+        ballast: 0,
+    };
+    let ids = Arc::new(Ids::seeded(clock.clone(), 7));
+    world.store = Store::open(settings, clock, ids).unwrap();
+    let write = world.all_on(FIRST).await[0].replica.write;
+    let verified = || vec![(write, Scrubbed::Verified)];
+    assert_eq!(synced_like(&world.store, verified()).await, NORMAL);
+    assert_eq!(synced_like(&world.store, vec![(write, Scrubbed::Damaged)]).await, FULL);
+    // That it is good again can make another one needless.
+    let plain = (Need::Recorded, None);
+    let taken = world.store.scrub_take(FIRST, plain, Arc::new(verified())).await;
+    assert!(matches!(taken, Err(StoreError::Changed)), "{taken:?}");
+    let marked = world.record(verified()).await;
+    assert_eq!((marked.len(), marked[0].state), (1, ReplicaState::Good));
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Multipart uploads.
 
+use super::lifecycle::rule;
 use super::*;
+use crate::base::limits::WORK_ROWS_MAX;
 
 async fn upload(world: &World, at: &str) -> Upload {
     let new = NewUpload {
@@ -52,6 +54,43 @@ fn complete(upload: &Upload, parts: &[&PartInfo]) -> CompleteUpload {
         checksum_type: ChecksumType::Composite,
         present: BACKENDS.to_vec(),
     }
+}
+
+#[tokio::test]
+async fn a_large_upload_expires_in_small_transactions_and_goes_with_its_last_part() {
+    let world = World::new().await;
+    let count = 2 * WORK_ROWS_MAX + 1;
+    let upload = upload(&world, "big").await;
+    for number in 1..=count {
+        part(&world, &upload, u32::try_from(number).unwrap(), &[1]).await;
+    }
+    let bucket = world.bucket.id;
+    let rules = world.rules_set("photos", &[rule("", 1)]).await;
+    let aging = AgingUpload { key: upload.key.clone(), upload: upload.id, created: upload.created };
+    let left = async || world.store.parts_list(upload.id, 0, count).await.unwrap().0.len();
+    // A crash after the first of them: the rest is as due as before.
+    assert!(!world.store.upload_expire_some(bucket, rules, aging.clone()).await.unwrap());
+    world.verify().await;
+    assert_eq!(left().await, count - WORK_ROWS_MAX);
+    assert_eq!(world.due().await.len(), WORK_ROWS_MAX);
+    assert_eq!(world.store.uploads_aging(bucket, String::new(), None, 9).await.unwrap().len(), 1);
+    let newer = world.rules_set("photos", &[rule("", 2)]).await;
+    let stale = world.store.upload_expire(bucket, rules, aging.clone()).await;
+    assert!(matches!(stale, Err(StoreError::Changed)));
+    assert_eq!(left().await, count - WORK_ROWS_MAX);
+    assert!(world.store.upload_expire(bucket, newer, aging.clone()).await.unwrap());
+    assert!(!world.store.upload_expire(bucket, newer, aging).await.unwrap());
+    let most: Vec<usize> = world
+        .store
+        .read(|sql| {
+            sql.all("SELECT count(*) FROM condemned GROUP BY seq ORDER BY seq", [], |r| r.get(0))
+        })
+        .await
+        .unwrap();
+    assert_eq!(most, [WORK_ROWS_MAX, WORK_ROWS_MAX, 1]);
+    let usage = world.store.bucket_usage(bucket).await.unwrap();
+    assert_eq!((usage.uploads, usage.bytes), (0, 0));
+    world.verify().await;
 }
 
 #[tokio::test]

@@ -60,8 +60,7 @@ impl World {
     }
 
     async fn cleans_up(&self) {
-        let cleaned =
-            async { while self.engine.cleanup_once(CLEANUP).await.unwrap().deleted > 0 {} };
+        let cleaned = async { while self.cleanup().await.deleted > 0 {} };
         tokio::time::timeout(PATIENCE, cleaned).await.expect("cleanup comes to an end");
     }
 
@@ -394,7 +393,7 @@ async fn debris_is_condemned_once_and_kept_for_a_week() {
     assert_eq!(of(&world.reconcile().await, "debris"), 0);
     world.cleans_up().await;
     assert!(world.lies(1, &path).exists());
-    let due = world.engine.store.condemned_next().await.unwrap().unwrap();
+    let due = world.engine.store.condemned_next(BackendId(1)).await.unwrap().unwrap();
     let wait = due.since(world.engine.clock.now());
     assert!(
         wait > Duration::from_secs(6 * 24 * 3600) && wait <= Duration::from_secs(7 * 24 * 3600)
@@ -494,7 +493,7 @@ async fn files_that_were_taken_over_are_deleted_like_all_else() {
     world.imports().await;
     let wish = ImportWish::default();
     assert_eq!(world.import(wish.clone()).await.suppressed, 1);
-    let id = world.engine.store.condemned_due(10).await.unwrap()[0].id;
+    let id = world.engine.store.condemned_due(BackendId(1), 10).await.unwrap()[0].id;
     for _ in 0..10 {
         world.engine.store.condemned_failed(id, "on purpose".into()).await.unwrap();
     }
