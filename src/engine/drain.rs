@@ -185,10 +185,10 @@ impl Engine {
         let change = self.watch.change();
         let mut left = stream::iter(page)
             .take_while(|_| std::future::ready(!self.stopping.is_cancelled()))
-            .map(|leaving| async move { (leaving.blob, self.leave(fleet, leaving, change).await) })
+            .map(|leaving| async move { (leaving.short, self.leave(fleet, leaving, change).await) })
             .buffer_unordered(concurrency.max(1));
         let mut parked = Vec::new();
-        while let Some((blob, outcome)) = left.next().await {
+        while let Some((short, outcome)) = left.next().await {
             let stays = match outcome? {
                 Leaves::Left { copied } => {
                     step.processed += 1;
@@ -199,7 +199,7 @@ impl Engine {
                 }
                 Leaves::Stays(why) => why,
                 Leaves::NoTarget(why) => {
-                    parked.push((blob, LookAgain::After(change)));
+                    parked.push((short, LookAgain::After(change)));
                     why
                 }
             };
@@ -267,8 +267,8 @@ impl Engine {
         leaving: Leaving,
         change: u64,
     ) -> Result<Leaves, EngineError> {
-        let Leaving { write, blob, waits_for } = leaving;
-        let (copied, outcome) = match waits_for == Some(change) {
+        let (write, blob) = (leaving.write, leaving.short.blob);
+        let (copied, outcome) = match leaving.short.waits_for() == Some(change) {
             true => (0, Replicated::NoTarget),
             false => self.replicate_blob(fleet, blob).await,
         };

@@ -91,13 +91,13 @@ impl Engine {
         let fleet = Arc::new(self.fleet.load().for_work());
         let mut helped = stream::iter(blobs)
             .take_while(|_| std::future::ready(!self.stopping.is_cancelled()))
-            .map(|blob| {
+            .map(|short| {
                 let fleet = &fleet;
-                async move { (blob, self.replicate_blob(fleet, blob).await) }
+                async move { (short, self.replicate_blob(fleet, short.blob).await) }
             })
             .buffer_unordered(concurrency.max(1));
         let mut put_off = Vec::new();
-        while let Some((blob, (created, outcome))) = helped.next().await {
+        while let Some((short, (created, outcome))) = helped.next().await {
             step.processed += created;
             step.add("created", created);
             let now = self.clock.now();
@@ -105,7 +105,7 @@ impl Engine {
                 Replicated::Enough if created > 0 => continue,
                 // Somebody else writes one; when that is not good in the end, it is due again.
                 Replicated::Enough => {
-                    put_off.push((blob, LookAgain::At(now.plus(ENOUGH_PAUSE))));
+                    put_off.push((short, LookAgain::At(now.plus(ENOUGH_PAUSE))));
                     continue;
                 }
                 Replicated::Superseded => {
@@ -116,13 +116,13 @@ impl Engine {
                 Replicated::Spent => LookAgain::At(now.plus(SPENT_PAUSE)),
                 Replicated::CopyError | Replicated::RecordError => {
                     step.failed += 1;
-                    let times = self.watch.fails(blob);
+                    let times = self.watch.fails(short.blob);
                     let pause = doubling(FAILED_PAUSE, times, FAILED_PAUSE_MAX);
                     LookAgain::At(now.plus(pause))
                 }
             };
             step.count(outcome.name());
-            put_off.push((blob, again));
+            put_off.push((short, again));
         }
         drop(helped);
         self.store.blobs_put_off(put_off).await?;

@@ -19,6 +19,7 @@ use super::ledger::Column;
 use super::ledger::Ledger;
 use super::ledger::Turn;
 use super::queue::Lane;
+use super::repair::PARKED;
 use super::replica::Choose;
 use super::replica::FailedWrite;
 use super::replica::Holders;
@@ -405,8 +406,10 @@ pub(super) fn blob_count_in_tx(
     let good = good.unwrap_or(0);
     let deficit = row.wished - good;
     tx.run(
-        "UPDATE blobs SET deficit = ?2, due = ?3, good = ?4 WHERE id = ?1",
-        (blob.0, deficit, (deficit > 0).then_some(turn.now.0), good),
+        "UPDATE blobs SET deficit = ?2, good = ?3,
+             due = iif(?2 > 0, min(?4, coalesce(due, ?5) - 1), NULL)
+         WHERE id = ?1",
+        (blob.0, deficit, good, turn.now.0, PARKED),
     )?;
     tx.marks.short |= deficit > 0;
     tx.marks.surplus |= deficit < 0;

@@ -107,7 +107,7 @@ pub use self::part::{CommitPart, PartInfo};
 pub use self::reap::DeadIntent;
 pub use self::reconcile::{Debris, Reconciled};
 pub use self::removal::{Holdings, Leave, Others, Removal};
-pub use self::repair::{BACKLOG_MAX, Leaving, LookAgain};
+pub use self::repair::{BACKLOG_MAX, Leaving, LookAgain, Short};
 pub use self::replica::{Choose, CopyWhen, FailedWrite, Holders, Intent, Replica, Target};
 pub use self::scrub::{
     BrokenReplica, ScrubHash, ScrubMarked, ScrubPage, ScrubPass, ScrubReplica, Scrubbed,

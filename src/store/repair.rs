@@ -30,11 +30,26 @@ pub(super) const PARKED: i64 = 1 << 62;
 /// Counts of waiting work go up to this; beyond, it is only said that there is more.
 pub const BACKLOG_MAX: u64 = 10_000;
 
+/// A blob that work is looked for, and when it was due as it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short {
+    pub blob: BlobId,
+    due: Option<i64>,
+}
+
+impl Short {
+    /// The number of the fleet's change that found no target for it, while it has none.
+    pub fn waits_for(&self) -> Option<u64> {
+        self.due.filter(|due| *due >= PARKED).map(|due| (due - PARKED) as u64)
+    }
+}
+
 /// When the replicator looks at a blob again that it could not help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LookAgain {
     At(Timestamp),
-    /// After the fleet's change of this number, which found no target.
+    /// After the fleet's change of this number, which found no target. If the blob has changed
+    /// since it was found, it is due at once: what was in the way may be what is gone.
     After(u64),
 }
 
@@ -51,15 +66,13 @@ impl LookAgain {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaving {
     pub write: WriteId,
-    pub blob: BlobId,
-    /// The number of the fleet's change that found no target for its blob, while it has none.
-    pub waits_for: Option<u64>,
+    pub short: Short,
 }
 
 impl Store {
     /// Blobs that miss replicas and are due, the most endangered first: fewest good replicas, then
     /// those that wait longest. `change` is the number of the fleet's latest change.
-    pub async fn blobs_short(&self, change: u64, max: usize) -> Result<Vec<BlobId>, StoreError> {
+    pub async fn blobs_short(&self, change: u64, max: usize) -> Result<Vec<Short>, StoreError> {
         let now = self.shared().clock.now();
         self.read(move |sql| {
             let mut found = Vec::new();
@@ -67,7 +80,9 @@ impl Store {
                 for (from, to) in [(0, now.0), (PARKED, LookAgain::After(change).code() - 1)] {
                     let left = max - found.len();
                     let some = (good, from, to, left);
-                    found.extend(sql.all(SHORT, some, |row| Ok(BlobId(row.get(0)?)))?);
+                    found.extend(sql.all(SHORT, some, |row| {
+                        Ok(Short { blob: BlobId(row.get(0)?), due: row.get(1)? })
+                    })?);
                 }
                 if found.len() == max {
                     break;
@@ -98,15 +113,12 @@ impl Store {
     }
 
     /// Puts off blobs that could not be helped. One that misses nothing any more is left alone.
-    pub async fn blobs_put_off(&self, blobs: Vec<(BlobId, LookAgain)>) -> Result<(), StoreError> {
+    pub async fn blobs_put_off(&self, blobs: Vec<(Short, LookAgain)>) -> Result<(), StoreError> {
         for some in blobs.chunks(WORK_ROWS_MAX) {
             let some = some.to_vec();
             self.free(Lane::Work, Need::Recorded, move |tx| {
-                for (blob, again) in &some {
-                    tx.run(
-                        "UPDATE blobs SET due = ?2 WHERE id = ?1 AND refs > 0 AND deficit > 0",
-                        (blob.0, again.code()),
-                    )?;
+                for (short, again) in &some {
+                    tx.run(PUT_OFF, (short.blob.0, again.code(), short.due, PARKED))?;
                 }
                 Ok(())
             })
@@ -160,9 +172,8 @@ impl Store {
                 sql.one("SELECT no FROM backends WHERE id = ?1", [backend.0], |row| row.get(0))?;
             let no = no.ok_or(StoreError::NoSuchBackend)?;
             sql.all(LEAVING, (no, after.0, max), |row| {
-                let due: Option<i64> = row.get(2)?;
-                let waits_for = due.filter(|due| *due >= PARKED).map(|due| (due - PARKED) as u64);
-                Ok(Leaving { write: WriteId(row.get(0)?), blob: BlobId(row.get(1)?), waits_for })
+                let short = Short { blob: BlobId(row.get(1)?), due: row.get(2)? };
+                Ok(Leaving { write: WriteId(row.get(0)?), short })
             })
         })
         .await
@@ -185,8 +196,11 @@ impl Store {
 }
 
 pub(super) const SHORT: &str =
-    "SELECT id FROM blobs WHERE due IS NOT NULL AND good = ?1 AND due BETWEEN ?2 AND ?3
+    "SELECT id, due FROM blobs WHERE due IS NOT NULL AND good = ?1 AND due BETWEEN ?2 AND ?3
      ORDER BY due, id LIMIT ?4";
+
+const PUT_OFF: &str = "UPDATE blobs SET due = ?2
+     WHERE id = ?1 AND refs > 0 AND deficit > 0 AND (?2 < ?4 OR due IS ?3)";
 
 pub(super) const LOOK_NOW: &str = "UPDATE blobs SET due = ?2 WHERE id IN
          (SELECT id FROM blobs WHERE due IS NOT NULL AND good = ?1 AND due > ?2 LIMIT ?3)";
@@ -208,13 +222,15 @@ pub(super) const LEAVING: &str =
     "SELECT r.write, r.blob, b.due FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
      WHERE r.state = 4 AND r.backend = ?1 AND r.write > ?2 ORDER BY r.write LIMIT ?3";
 
-/// Makes a blob due that waits for a change of the fleet; whether it does.
+/// Makes a blob due that waits for a change of the fleet, or that somebody may be about to let wait
+/// for one; whether there is such a blob. One that waits for a time goes on waiting.
 pub(super) fn blob_look_again_in_tx(
     sql: Sql<'_>,
     blob: BlobId,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let query = "UPDATE blobs SET due = ?2 WHERE id = ?1 AND due >= ?3";
+    let query = "UPDATE blobs SET due = min(?2, due - 1)
+         WHERE id = ?1 AND (due BETWEEN 1 AND ?2 OR due >= ?3)";
     Ok(sql.run(query, (blob.0, now.0, PARKED))? > 0)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::base::Timestamp;
 use crate::base::limits::WORK_ROWS_MAX;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -366,9 +367,14 @@ async fn short_with_intent(world: &World) -> (BlobId, Intent) {
 async fn a_blob_that_found_no_target_is_looked_at_again_when_an_intent_goes() {
     let mut world = World::new().await;
     let (blob, intent) = short_with_intent(&world).await;
-    let is_due = async |world: &World| world.store.blobs_short(5, 10).await.unwrap() == [blob];
+    let found = async |world: &World| world.store.blobs_short(5, 10).await.unwrap();
+    let is_due = async |world: &World| found(world).await.iter().any(|short| short.blob == blob);
+    let put_off = async |world: &World, short: &[Short], again: LookAgain| {
+        let put_off = short.iter().map(|short| (*short, again)).collect();
+        world.store.blobs_put_off(put_off).await.unwrap();
+    };
     let park = async |world: &World| {
-        world.store.blobs_put_off(vec![(blob, LookAgain::After(5))]).await.unwrap();
+        put_off(world, &found(world).await, LookAgain::After(5)).await;
         assert!(!is_due(world).await);
     };
     park(&world).await;
@@ -381,6 +387,23 @@ async fn a_blob_that_found_no_target_is_looked_at_again_when_an_intent_goes() {
     park(&world).await;
     world.store.intent_drop(intent.write).await.unwrap();
     assert!(is_due(&world).await);
+    // It goes between the look that finds it in the way and the parking.
+    let second = on(BACKENDS[1]);
+    let intent = world.store.replica_register(blob, CopyWhen::Always, second).await.unwrap();
+    let short = found(&world).await;
+    world.restart().await;
+    world.store.intent_drop(intent.write).await.unwrap();
+    put_off(&world, &short, LookAgain::After(5)).await;
+    assert!(is_due(&world).await, "what was in the way is gone");
+    // What waits for a time waits for it whatever goes: most likely what failed itself.
+    let second = on(BACKENDS[1]);
+    let intent = world.store.replica_register(blob, CopyWhen::Always, second).await.unwrap();
+    let short = found(&world).await;
+    let failed = FailedWrite { write: intent.write, unknown: false };
+    world.store.replica_abandon(failed).await.unwrap();
+    let later = Timestamp(world.hand.load(Ordering::Acquire) + HOUR);
+    put_off(&world, &short, LookAgain::At(later)).await;
+    assert!(!is_due(&world).await);
     world.verify().await;
 }
 

@@ -39,7 +39,8 @@ impl World {
     }
 
     async fn due_blobs(&self) -> Vec<BlobId> {
-        self.store.blobs_short(u64::MAX, 100).await.unwrap()
+        let short = self.store.blobs_short(u64::MAX, 100).await.unwrap();
+        short.into_iter().map(|short| short.blob).collect()
     }
 }
 
