@@ -65,11 +65,6 @@ impl Gates {
         }
     }
 
-    /// Lets all go on that wait now.
-    pub(super) fn open_all(&self) {
-        self.lock().waiting.clear();
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -31,6 +31,7 @@ impl World {
         self.note("nothing breaks any more".to_owned());
         self.calm();
         for _ in 0..LANDING_MAX {
+            self.go_on();
             self.land();
             if self.flights.is_empty() {
                 break;
@@ -145,7 +146,7 @@ impl World {
 
     fn fly_home(&mut self) {
         for _ in 0..LANDING_MAX {
-            self.settle();
+            self.go_on();
             self.land();
             if self.flights.is_empty() {
                 return;
@@ -218,6 +219,7 @@ impl World {
 
     /// Every object reads as it was acknowledged.
     fn check_reads(&mut self) {
+        self.open_the_gates();
         for at in (0..BUCKETS.len()).flat_map(|bucket| (0..KEYS).map(move |key| (bucket, key))) {
             let engine = self.engine();
             let got = self.ask(async move { read(&engine, at, GetOptions::default()).await });

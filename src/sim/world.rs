@@ -94,8 +94,6 @@ pub(super) struct World {
     pub(super) census: Census,
     pub(super) rows: Vec<BackendRow>,
     pub(super) step: u64,
-    /// Nothing breaks any more, and nobody waits at a gate.
-    is_over: bool,
     /// The worker that stepped last, when it said that it has more to do now.
     pub(super) has_said_now: Option<Name>,
     log: Vec<String>,
@@ -135,7 +133,6 @@ impl World {
             census: Census::default(),
             rows: Vec::new(),
             step: 0,
-            is_over: false,
             has_said_now: None,
             log: Vec::new(),
             tally: BTreeMap::new(),
@@ -321,7 +318,7 @@ impl World {
         self.hand.store(now.0, Ordering::Release);
         let life = self.life();
         life.runtime.block_on(tokio::time::advance(span));
-        if span > Duration::from_secs(30) && !self.is_over {
+        if span > Duration::from_secs(30) {
             self.let_go_what_hangs();
         }
         self.settle();
@@ -336,15 +333,28 @@ impl World {
         }
     }
 
-    /// Every site is well, and no call waits any more.
+    /// Every site is well from now on.
     pub(super) fn calm(&mut self) {
-        self.is_over = true;
         for site in &mut self.sites {
             (site.mood, site.is_lost) = (Mood::Calm, false);
-            site.faults.clear();
         }
-        self.life().gates.open_all();
+        self.let_go_what_hangs();
         self.settle();
+    }
+
+    /// Lets every call go on that waits, one after the other, until none does.
+    pub(super) fn go_on(&mut self) {
+        self.settle();
+        while let Some(next) = self.life().gates.waiting().first() {
+            self.life().gates.open(next.number, None);
+            self.settle();
+        }
+    }
+
+    /// From now on no call waits.
+    pub(super) fn open_the_gates(&mut self) {
+        self.sites.iter().for_each(|site| site.faults.clear());
+        self.go_on();
     }
 
     // ---- What is told.
