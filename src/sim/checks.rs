@@ -152,7 +152,8 @@ impl World {
 
     // ---- Reads.
 
-    /// Why a read that begins now must succeed, if it must.
+    /// Why a read that begins now must succeed, if it must: also when the object is overwritten or
+    /// deleted meanwhile, for it has looked up what it reads before anything else happens.
     pub(super) fn sure(&self, at: At) -> Option<Sure> {
         self.model.certain(at).filter(|content| *content != Content::Gone)?;
         let key = key_of(at);
@@ -214,9 +215,8 @@ impl World {
             }
             Err(EngineError::RangeNotSatisfiable { .. }) if may_be.len() > 1 => {}
             Err(err) => {
-                let is_alone = may_be.len() == 1;
                 let why = crate::base::chain(&err);
-                assert!(was_hindered || !is_alone, "get #{op} of {at:?} fails: {why}");
+                assert!(was_hindered, "get #{op} of {at:?} fails: {why}");
                 self.note(format!("#{op} get fails: {why}"));
             }
         }
