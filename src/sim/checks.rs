@@ -41,6 +41,7 @@ impl World {
             self.sites.iter().map(|site| site.files()).collect();
         self.check_paths(&files);
         self.check_files(&files);
+        self.check_replicas();
         self.check_objects(&files);
     }
 
@@ -86,6 +87,14 @@ impl World {
                 let is_known = self.is_known(site.id(), path);
                 assert!(is_known, "nobody knows of {path} on {}", site.name());
             }
+        }
+    }
+
+    /// Every replica that is believed to be right is, unless somebody spoilt it.
+    fn check_replicas(&self) {
+        for replica in self.census.replicas.iter().filter(|replica| replica.state.is_readable()) {
+            let is_harmed = self.sites[site_of(replica.backend)].harmed.contains(&replica.path);
+            assert!(is_harmed || self.is_intact(replica), "{replica:?} is not right");
         }
     }
 
@@ -257,6 +266,7 @@ impl World {
         if let (Some(now), Some(seen)) = (site.place.read(&path), site.seen.get_mut(&path)) {
             seen.hash = blake3::hash(&now).into();
         }
+        site.harmed.insert(path.clone());
         self.note(format!("{path} on site {number} is {how:?}"));
         self.count("harm");
     }

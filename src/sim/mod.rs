@@ -188,9 +188,12 @@ impl World {
     // ---- Sites.
 
     fn open_some_gate(&mut self) {
-        let waiting = self.life().gates.waiting();
+        let mut waiting = self.life().gates.waiting();
         if waiting.is_empty() {
             return;
+        }
+        if waiting.iter().any(|call| !call.is_slow) && !self.dice.chance(3) {
+            waiting.retain(|call| !call.is_slow);
         }
         let chosen = waiting[self.dice.index(waiting.len())];
         let effect = self.sites[chosen.site].effect(chosen.call, &mut self.dice);

@@ -187,7 +187,7 @@ impl World {
             .unwrap();
         let ids = Arc::new(Ids::seeded(self.clock.clone(), self.seed ^ (self.runs << 32)));
         let store = open(self.dir.path(), &self.clock, ids);
-        let gates = Gates::default();
+        let gates = Gates::new(self.seed ^ self.runs);
         let mut backends = Vec::new();
         for site in &mut self.sites {
             site.faults = Default::default();
