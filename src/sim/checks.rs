@@ -41,6 +41,7 @@ impl World {
             self.sites.iter().map(|site| site.files()).collect();
         self.check_paths(&files);
         self.check_files(&files);
+        self.check_replicas();
         self.check_objects(&files);
     }
 
@@ -86,6 +87,14 @@ impl World {
                 let is_known = self.is_known(site.id(), path);
                 assert!(is_known, "nobody knows of {path} on {}", site.name());
             }
+        }
+    }
+
+    /// Every replica that is believed to be right is, unless somebody spoilt it.
+    fn check_replicas(&self) {
+        for replica in self.census.replicas.iter().filter(|replica| replica.state.is_readable()) {
+            let is_harmed = self.sites[site_of(replica.backend)].harmed.contains(&replica.path);
+            assert!(is_harmed || self.is_intact(replica), "{replica:?} is not right");
         }
     }
 
@@ -155,7 +164,8 @@ impl World {
 
     // ---- Reads.
 
-    /// Why a read that begins now must succeed, if it must.
+    /// Why a read that begins now must succeed, if it must: also when the object is overwritten or
+    /// deleted meanwhile, for it has looked up what it reads before anything else happens.
     pub(super) fn sure(&self, at: At) -> Option<Sure> {
         self.model.certain(at).filter(|content| *content != Content::Gone)?;
         let key = key_of(at);
@@ -217,9 +227,8 @@ impl World {
             }
             Err(EngineError::RangeNotSatisfiable { .. }) if may_be.len() > 1 => {}
             Err(err) => {
-                let is_alone = may_be.len() == 1;
                 let why = crate::base::chain(&err);
-                assert!(was_hindered || !is_alone, "get #{op} of {at:?} fails: {why}");
+                assert!(was_hindered, "get #{op} of {at:?} fails: {why}");
                 self.note(format!("#{op} get fails: {why}"));
             }
         }
@@ -260,6 +269,7 @@ impl World {
         if let (Some(now), Some(seen)) = (site.place.read(&path), site.seen.get_mut(&path)) {
             seen.hash = blake3::hash(&now).into();
         }
+        site.harmed.insert(path.clone());
         self.note(format!("{path} on site {number} is {how:?}"));
         self.count("harm");
     }

@@ -8,16 +8,21 @@ use std::sync::PoisonError;
 
 use tokio::sync::oneshot;
 
+use super::dice::Dice;
 use crate::backend::faulty::Call;
 use crate::backend::faulty::Effect;
 use crate::backend::faulty::Gate;
 
+/// So many calls of a hundred are slow.
+const SLOW: u64 = 15;
+
 /// The calls that wait. Clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Gates(Arc<Mutex<Shared>>);
 
 #[derive(Default)]
 struct Shared {
+    seed: u64,
     came: u64,
     waiting: Vec<(Waiting, oneshot::Sender<Option<Effect>>)>,
 }
@@ -30,9 +35,15 @@ pub(super) struct Waiting {
     pub(super) call: Call,
     /// The how-manieth call of this run it is.
     pub(super) number: u64,
+    /// Others overtake it, as a rule.
+    pub(super) is_slow: bool,
 }
 
 impl Gates {
+    pub(super) fn new(seed: u64) -> Gates {
+        Gates(Arc::new(Mutex::new(Shared { seed, ..Shared::default() })))
+    }
+
     /// Where the calls of one site wait.
     pub(super) fn at(&self, site: usize) -> Gate {
         let gates = self.clone();
@@ -40,7 +51,9 @@ impl Gates {
             let (tell, told) = oneshot::channel();
             let mut shared = gates.lock();
             shared.came += 1;
-            let waiting = Waiting { site, call, number: shared.came };
+            let number = shared.came;
+            let is_slow = Dice::new(shared.seed ^ (number << 24)).chance(SLOW);
+            let waiting = Waiting { site, call, number, is_slow };
             shared.waiting.push((waiting, tell));
             told
         })
@@ -63,11 +76,6 @@ impl Gates {
             // Whoever waited may have given up just now.
             let _ = tell.send(effect);
         }
-    }
-
-    /// Lets all go on that wait now.
-    pub(super) fn open_all(&self) {
-        self.lock().waiting.clear();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {

@@ -1,5 +1,6 @@
 //! The end of a world: nothing breaks any more, time passes, and all comes to what was wished.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::checks::site_of;
@@ -12,8 +13,12 @@ use super::world::World;
 use crate::engine::EngineError;
 use crate::engine::GetOptions;
 use crate::engine::Leave;
+use crate::model::BlobId;
 use crate::model::Duty;
 use crate::model::ReplicaState;
+use crate::store::BackendRow;
+use crate::store::CensusBlob;
+use crate::store::CensusReplica;
 use crate::store::StoreError;
 use crate::worker::Name;
 
@@ -31,6 +36,7 @@ impl World {
         self.note("nothing breaks any more".to_owned());
         self.calm();
         for _ in 0..LANDING_MAX {
+            self.go_on();
             self.land();
             if self.flights.is_empty() {
                 break;
@@ -53,20 +59,47 @@ impl World {
         if !self.idle.contains_key(&Name::Scrubber) {
             self.mend();
         }
+        self.rests(None);
+        self.loses_one();
+        self.check_files_at_rest();
+        self.check_reads();
+    }
+
+    /// A site is gone for long: what it held is made elsewhere, and when it is back there is too much.
+    fn loses_one(&mut self) {
+        let serving = self.serving();
+        if serving.len() < 3 || self.dice.chance(50) {
+            return;
+        }
+        let lost = self.dice.of(&serving);
+        self.note(format!("site {lost} is gone"));
+        self.sites[lost].is_lost = true;
+        self.sites[lost].faults.lose_marker(true);
+        let id = self.sites[lost].id();
+        let backend = self.life().engine.fleet.load().get(id).cloned().unwrap();
+        self.ask(async move { drop(backend.look().await) });
+        self.rests(Some(lost));
+        self.note(format!("site {lost} is back"));
+        self.sites[lost].is_lost = false;
+        self.sites[lost].faults.lose_marker(false);
+        self.pass(ROUND);
+        self.rests(None);
+    }
+
+    /// Time passes until all is as it was wished, as far as it can be without the site that is lost.
+    fn rests(&mut self, lost: Option<usize>) {
         for _ in 0..ROUNDS_MAX {
             self.round();
             self.check();
-            if self.unrest().is_none() {
+            if self.unrest(lost).is_none() {
                 break;
             }
             self.pass(ROUND);
         }
         self.verify();
-        if let Some(unrest) = self.unrest() {
+        if let Some(unrest) = self.unrest(lost) {
             panic!("it does not come to rest: {unrest}");
         }
-        self.check_files_at_rest();
-        self.check_reads();
     }
 
     /// Takes drains back where the rest is too few, and goes on with removals.
@@ -104,13 +137,13 @@ impl World {
 
     /// Puts right what was harmed and nobody reads.
     fn mend(&mut self) {
-        let harmed: Vec<(usize, String, crate::model::BlobId)> = self
+        let wrong = self
             .census
             .replicas
             .iter()
-            .filter(|replica| replica.state.is_readable() && !self.is_intact(replica))
-            .map(|replica| (site_of(replica.backend), replica.path.clone(), replica.blob))
-            .collect();
+            .filter(|replica| replica.state.is_readable() && !self.is_intact(replica));
+        let place = |r: &CensusReplica| (site_of(r.backend), r.path.clone(), r.blob);
+        let harmed: Vec<(usize, String, BlobId)> = wrong.map(place).collect();
         for (site, path, blob) in harmed {
             let mut same = self.census.replicas.iter().filter(|replica| replica.blob == blob);
             let whole = same.find(|replica| self.is_intact(replica)).expect("one is intact");
@@ -118,6 +151,7 @@ impl World {
             let hash = blake3::hash(&bytes).into();
             let seen = super::site::Seen { hash, is_gone: false };
             self.sites[site].place.put(&path, bytes);
+            self.sites[site].harmed.remove(&path);
             self.sites[site].seen.insert(path, seen);
         }
     }
@@ -128,7 +162,9 @@ impl World {
         self.fly_home();
         let engine = self.engine();
         self.ask(async move { engine.leftovers_retry(None).await }).unwrap();
-        for name in self.idle.keys().copied().collect::<Vec<_>>() {
+        // Cleanup once more: what the others gave up in vain is gone too.
+        let names = self.idle.keys().copied().chain([Name::Cleanup]);
+        for name in names.collect::<Vec<_>>() {
             let mut steps = 0;
             while self.has_more(name) {
                 steps += 1;
@@ -145,7 +181,7 @@ impl World {
 
     fn fly_home(&mut self) {
         for _ in 0..LANDING_MAX {
-            self.settle();
+            self.go_on();
             self.land();
             if self.flights.is_empty() {
                 return;
@@ -155,53 +191,64 @@ impl World {
         panic!("a step does not end");
     }
 
-    /// What is not yet as it should be.
-    fn unrest(&self) -> Option<String> {
-        if let Some(path) = self.census.condemned.first() {
+    /// The sites whose replicas count.
+    fn serving(&self) -> Vec<usize> {
+        let in_use = self.rows.iter().filter(|row| row.duty == Duty::InUse);
+        in_use.map(|row| site_of(row.id)).collect()
+    }
+
+    /// What is not yet as it should be, but for what lies on the site that is lost.
+    fn unrest(&self, lost: Option<usize>) -> Option<String> {
+        let is_lost = |id: crate::model::BackendId| Some(site_of(id)) == lost;
+        if let Some(path) = self.census.condemned.iter().find(|path| !is_lost(path.backend)) {
             return Some(format!("{path:?} is still condemned"));
         }
-        let serving: Vec<usize> = self
-            .rows
-            .iter()
-            .filter(|row| row.duty == Duty::InUse)
-            .map(|row| site_of(row.id))
-            .collect();
-        let rooms: std::collections::BTreeSet<&str> =
-            serving.iter().map(|site| self.sites[*site].room).collect();
+        let serving = self.serving();
+        let rooms: BTreeSet<&str> = serving.iter().map(|site| self.sites[*site].room).collect();
         for blob in &self.census.blobs {
             let places = match blob.wish.require_distinct.is_empty() {
                 true => serving.len(),
                 false => rooms.len(),
             };
-            let wanted = places.min(blob.wish.replicas as usize);
-            let of = |replica: &&crate::store::CensusReplica| replica.blob == blob.id;
-            let replicas: Vec<_> = self.census.replicas.iter().filter(of).collect();
-            let good = replicas.iter().filter(|replica| replica.state == ReplicaState::Good);
-            let good = good.count();
-            let is_met = good == blob.wish.replicas as usize;
-            // A drain that was taken back may leave two in one room: not as wished, and no less safe.
-            let is_right = (wanted..=blob.wish.replicas as usize).contains(&good);
-            if !is_right || (is_met && replicas.len() > good) || !blob.is_committed {
-                let wish = &blob.wish;
-                return Some(format!(
-                    "{blob:?} wishes {wish:?}, {wanted} can be had: {replicas:?}"
-                ));
+            if let Some(unrest) = self.unrest_of(blob, places, lost) {
+                return Some(unrest);
             }
         }
-        let is_out = |replica: &&crate::store::CensusReplica| {
-            replica.state == ReplicaState::Good && !serving.contains(&site_of(replica.backend))
-        };
-        if let Some(replica) = self.census.replicas.iter().find(is_out) {
-            return Some(format!("{replica:?} counts, on a backend that is not in use"));
+        for replica in self.census.replicas.iter().filter(|replica| !is_lost(replica.backend)) {
+            let is_serving = serving.contains(&site_of(replica.backend));
+            match replica.state {
+                ReplicaState::Good if !is_serving => {
+                    return Some(format!("{replica:?} counts, on a backend that is not in use"));
+                }
+                ReplicaState::Writing => return Some(format!("{replica:?} is still promised")),
+                _ => {}
+            }
         }
-        if let Some(intent) = self.census.replicas.iter().find(|r| r.state == ReplicaState::Writing)
-        {
-            return Some(format!("{intent:?} is still promised"));
-        }
-        let leaving = |row: &&crate::store::BackendRow| {
-            row.rows > 0 && row.duty == Duty::Draining && rooms.len() >= 3 && serving.len() >= 3
+        let leaving = |row: &&BackendRow| match row.duty {
+            Duty::Draining => row.rows > 0 && rooms.len() >= 3 && lost.is_none(),
+            Duty::Away => !is_lost(row.id),
+            Duty::InUse => is_lost(row.id),
+            Duty::Removed => false,
         };
-        self.rows.iter().find(leaving).map(|row| format!("{} is not empty", row.name))
+        self.rows.iter().find(leaving).map(|row| format!("{} has {:?}", row.name, row.duty))
+    }
+
+    fn unrest_of(&self, blob: &CensusBlob, places: usize, lost: Option<usize>) -> Option<String> {
+        let of = |replica: &&CensusReplica| {
+            replica.blob == blob.id && Some(site_of(replica.backend)) != lost
+        };
+        let replicas: Vec<_> = self.census.replicas.iter().filter(of).collect();
+        if lost.is_some() && !replicas.iter().any(|replica| replica.state.is_readable()) {
+            // There is nothing that it could be made from.
+            return None;
+        }
+        let good = replicas.iter().filter(|replica| replica.state == ReplicaState::Good).count();
+        let wish = blob.wish.replicas as usize;
+        // A drain that was taken back may leave two in one room: not as wished, and no less safe.
+        let is_right = (places.min(wish)..=wish).contains(&good);
+        let has_more = good == wish && replicas.len() > good;
+        let is_at_rest = is_right && !has_more && blob.is_committed;
+        (!is_at_rest).then(|| format!("{blob:?} can have {places}: {replicas:?}"))
     }
 
     /// Nothing lies anywhere but what belongs there.
@@ -218,6 +265,7 @@ impl World {
 
     /// Every object reads as it was acknowledged.
     fn check_reads(&mut self) {
+        self.open_the_gates();
         for at in (0..BUCKETS.len()).flat_map(|bucket| (0..KEYS).map(move |key| (bucket, key))) {
             let engine = self.engine();
             let got = self.ask(async move { read(&engine, at, GetOptions::default()).await });

@@ -1,6 +1,7 @@
 //! One backend of the world: its place, how it is, and what may still happen there.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,6 +53,8 @@ pub(super) struct Site {
     pub(super) troubles: u64,
     /// Writes that the service is still busy with: when they come to be there.
     pub(super) ghosts: Vec<(Timestamp, String, Bytes)>,
+    /// Files that are not what they should be, for somebody spoilt them.
+    pub(super) harmed: BTreeSet<String>,
     /// Every file that was ever seen there.
     pub(super) seen: BTreeMap<String, Seen>,
 }
@@ -77,6 +80,7 @@ impl Site {
             min_age: Duration::from_secs(if dice.chance(15) { 6 * 3600 } else { 0 }),
             troubles: 0,
             ghosts: Vec::new(),
+            harmed: BTreeSet::new(),
             seen: BTreeMap::new(),
         }
     }

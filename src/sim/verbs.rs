@@ -91,7 +91,7 @@ pub(super) type Sure = Vec<Vec<(usize, u64)>>;
 pub(super) enum Answer {
     Stored(Result<Stored, EngineError>),
     Got(Result<Bytes, EngineError>),
-    Upload(Result<Upload, EngineError>),
+    Upload(Box<Result<Upload, EngineError>>),
     Part(Result<PartInfo, EngineError>),
     Done(Result<(), EngineError>),
     Stepped(Box<dyn Worker>, Result<Step, EngineError>),
@@ -237,7 +237,7 @@ impl World {
             checksum: None,
             initiator: "sim".to_owned(),
         };
-        let work = async move { Answer::Upload(engine.create_upload(create).await) };
+        let work = async move { Answer::Upload(Box::new(engine.create_upload(create).await)) };
         self.fly(Verb::Create { at }, work);
     }
 
@@ -435,7 +435,7 @@ impl World {
                 self.changed(op, at, "complete", Content::Body(body), stored.map(drop));
             }
             (Verb::Create { at }, Answer::Upload(upload)) => {
-                let Ok(upload) = upload else { return };
+                let Ok(upload) = *upload else { return };
                 let (id, parts) = (upload.id, Default::default());
                 self.uploads.push(OpenUpload { at, id, parts, is_busy: false });
             }
@@ -550,7 +550,7 @@ fn error_of(answer: &Answer) -> Option<&EngineError> {
     match answer {
         Answer::Stored(result) => result.as_ref().err(),
         Answer::Got(result) => result.as_ref().err(),
-        Answer::Upload(result) => result.as_ref().err(),
+        Answer::Upload(result) => result.as_ref().as_ref().err(),
         Answer::Part(result) => result.as_ref().err(),
         Answer::Done(result) => result.as_ref().err(),
         Answer::Stepped(_, result) => result.as_ref().err(),

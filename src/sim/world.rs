@@ -98,8 +98,6 @@ pub(super) struct World {
     pub(super) census: Census,
     pub(super) rows: Vec<BackendRow>,
     pub(super) step: u64,
-    /// Nothing breaks any more, and nobody waits at a gate.
-    is_over: bool,
     /// The worker that stepped last, when it said that it has more to do now.
     pub(super) has_said_now: Option<Name>,
     log: Vec<String>,
@@ -139,7 +137,6 @@ impl World {
             census: Census::default(),
             rows: Vec::new(),
             step: 0,
-            is_over: false,
             has_said_now: None,
             log: Vec::new(),
             tally: BTreeMap::new(),
@@ -194,7 +191,7 @@ impl World {
             .unwrap();
         let ids = Arc::new(Ids::seeded(self.clock.clone(), self.seed ^ (self.runs << 32)));
         let store = open(self.dir.path(), &self.clock, ids);
-        let gates = Gates::default();
+        let gates = Gates::new(self.seed ^ self.runs);
         let mut backends = Vec::new();
         for site in &mut self.sites {
             site.faults = Default::default();
@@ -325,7 +322,7 @@ impl World {
         self.hand.store(now.0, Ordering::Release);
         let life = self.life();
         life.runtime.block_on(tokio::time::advance(span));
-        if span > Duration::from_secs(30) && !self.is_over {
+        if span > Duration::from_secs(30) {
             self.let_go_what_hangs();
         }
         self.settle();
@@ -340,15 +337,28 @@ impl World {
         }
     }
 
-    /// Every site is well, and no call waits any more.
+    /// Every site is well from now on.
     pub(super) fn calm(&mut self) {
-        self.is_over = true;
         for site in &mut self.sites {
             (site.mood, site.is_lost) = (Mood::Calm, false);
-            site.faults.clear();
         }
-        self.life().gates.open_all();
+        self.let_go_what_hangs();
         self.settle();
+    }
+
+    /// Lets every call go on that waits, one after the other, until none does.
+    pub(super) fn go_on(&mut self) {
+        self.settle();
+        while let Some(next) = self.life().gates.waiting().first() {
+            self.life().gates.open(next.number, None);
+            self.settle();
+        }
+    }
+
+    /// From now on no call waits.
+    pub(super) fn open_the_gates(&mut self) {
+        self.sites.iter().for_each(|site| site.faults.clear());
+        self.go_on();
     }
 
     // ---- What is told.
