@@ -251,6 +251,7 @@ impl World {
         if how != Harm::Changed && self.gives_up() {
             return;
         }
+        self.check();
         let good = self.census.replicas.iter().filter(|r| r.state == ReplicaState::Good);
         let choices: Vec<_> = good.filter(|replica| self.may_be_harmed(replica, how)).collect();
         if choices.is_empty() {

@@ -80,6 +80,7 @@ enum Deed {
     Put,
     Delete,
     Get,
+    Race,
     Copy,
     Multipart,
     Work,
@@ -99,6 +100,7 @@ const DEEDS: &[(u64, Deed)] = &[
     (90, Deed::Put),
     (25, Deed::Delete),
     (50, Deed::Get),
+    (12, Deed::Race),
     (25, Deed::Copy),
     (35, Deed::Multipart),
     (200, Deed::Work),
@@ -140,6 +142,7 @@ impl World {
             Deed::Put if is_free => self.put(),
             Deed::Delete if is_free => self.delete(),
             Deed::Get if is_free => self.get(),
+            Deed::Race if is_free => self.race(),
             Deed::Copy if is_free => self.copy(),
             Deed::Multipart if is_free => self.multipart(),
             Deed::Work if is_free => self.work(),
@@ -147,6 +150,7 @@ impl World {
             Deed::Put
             | Deed::Delete
             | Deed::Get
+            | Deed::Race
             | Deed::Copy
             | Deed::Multipart
             | Deed::Work
@@ -278,6 +282,7 @@ impl World {
     // ---- The operator.
 
     fn operate(&mut self) {
+        self.check();
         let number = self.dice.index(self.sites.len());
         let id = self.sites[number].id();
         let duty = self.rows.iter().find(|row| row.id == id).map(|row| row.duty);
@@ -293,8 +298,6 @@ impl World {
     }
 
     fn change_quota(&mut self, number: usize) {
-        // What was held until now was within the quota until now.
-        self.check();
         let quota = self.dice.chance(70).then(|| self.dice.within(20_000, 900_000));
         self.note(format!("site {number} may hold {quota:?}"));
         self.sites[number].quota = quota;

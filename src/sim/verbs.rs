@@ -155,7 +155,12 @@ impl World {
     }
 
     pub(super) fn delete(&mut self) {
-        let (op, at) = (self.op(), self.at());
+        let at = self.at();
+        self.delete_at(at);
+    }
+
+    fn delete_at(&mut self, at: At) {
+        let op = self.op();
         self.note(format!("#{op} delete {at:?}"));
         self.model.begins(op, at, Content::Gone);
         let engine = self.engine();
@@ -167,7 +172,22 @@ impl World {
     }
 
     pub(super) fn get(&mut self) {
-        let (op, at) = (self.op(), self.at());
+        let at = self.at();
+        self.get_at(at);
+    }
+
+    /// An object is deleted while it is read, and its bytes are to go at once.
+    pub(super) fn race(&mut self) {
+        let at = self.at();
+        self.get_at(at);
+        self.delete_at(at);
+        self.work_as(Name::Cleanup, false);
+    }
+
+    fn get_at(&mut self, at: At) {
+        let op = self.op();
+        // What the store says of it now.
+        self.check();
         let sure = self.sure(at);
         let range = match self.model.certain(at) {
             Some(Content::Body(body)) if body.len() > 1 && self.dice.chance(40) => {
