@@ -1,11 +1,11 @@
 //! A small world with everything in it that can go wrong, out of one number.
 //!
 //! A seed makes three to six sites with quotas, labels and moods, two buckets with wishes, and a
-//! few hundred steps: clients put, overwrite, delete, copy, read and upload in parts; every worker but
-//! the reconciler and the scrubber steps; an operator changes wishes and quotas, drains, takes drains back and removes; sites fail,
-//! lose their markers, answer late, and change bytes behind Larder's back; clocks move by seconds
-//! or days; and the process crashes, at any await of a backend call. All of it is the real engine
-//! and the real store; only the sites are memory, and the time is moved by hand.
+//! few hundred steps: clients put, overwrite, delete, copy, read and upload in parts; every worker steps;
+//! an operator changes wishes and quotas, drains, takes drains back and removes; sites fail, lose
+//! their markers, answer late, and change bytes behind Larder's back; clocks move by seconds or
+//! days; and the process crashes, at any await of a backend call. All of it is the real engine and
+//! the real store; only the sites are memory, and the time is moved by hand.
 //!
 //! # Invariants, held after every few steps
 //!
@@ -388,7 +388,7 @@ fn every_world_keeps_what_was_promised_and_comes_to_rest() {
         "changed wishes",
     ];
     happened.extend(["cleanup", "pending_reaper", "replicator", "over_replication"]);
-    happened.extend(["rebalancer", "drain"]);
+    happened.extend(["rebalancer", "drain", "reconciler", "scrubber"]);
     for what in happened {
         assert!(tally.get(what).is_some_and(|number| *number > 0), "{what}: it never happened");
     }

@@ -13,7 +13,6 @@ use super::world::World;
 use crate::engine::EngineError;
 use crate::engine::GetOptions;
 use crate::engine::Leave;
-use crate::model::BlobId;
 use crate::model::Duty;
 use crate::model::ReplicaState;
 use crate::store::BackendRow;
@@ -21,6 +20,7 @@ use crate::store::CensusBlob;
 use crate::store::CensusReplica;
 use crate::store::StoreError;
 use crate::worker::Name;
+use crate::worker::factories;
 
 /// Of time, until everything has come to rest.
 const ROUNDS_MAX: u32 = 150;
@@ -56,9 +56,6 @@ impl World {
         self.life().engine.fleet_changes();
         self.check();
         self.give_backends_back();
-        if !self.idle.contains_key(&Name::Scrubber) {
-            self.mend();
-        }
         self.rests(None);
         self.loses_one();
         self.check_files_at_rest();
@@ -135,27 +132,6 @@ impl World {
         assert!(is_refused, "a removal fails: {err:?}");
     }
 
-    /// Puts right what was harmed and nobody reads.
-    fn mend(&mut self) {
-        let wrong = self
-            .census
-            .replicas
-            .iter()
-            .filter(|replica| replica.state.is_readable() && !self.is_intact(replica));
-        let place = |r: &CensusReplica| (site_of(r.backend), r.path.clone(), r.blob);
-        let harmed: Vec<(usize, String, BlobId)> = wrong.map(place).collect();
-        for (site, path, blob) in harmed {
-            let mut same = self.census.replicas.iter().filter(|replica| replica.blob == blob);
-            let whole = same.find(|replica| self.is_intact(replica)).expect("one is intact");
-            let bytes = self.sites[site_of(whole.backend)].place.read(&whole.path).unwrap();
-            let hash = blake3::hash(&bytes).into();
-            let seen = super::site::Seen { hash, is_gone: false };
-            self.sites[site].place.put(&path, bytes);
-            self.sites[site].harmed.remove(&path);
-            self.sites[site].seen.insert(path, seen);
-        }
-    }
-
     /// Every worker, until it has nothing more to do now.
     fn round(&mut self) {
         self.watch();
@@ -165,16 +141,23 @@ impl World {
         // Cleanup once more: what the others gave up in vain is gone too.
         let names = self.idle.keys().copied().chain([Name::Cleanup]);
         for name in names.collect::<Vec<_>>() {
+            // A pass over everything, as an operator asks for it: by a worker of its own.
+            let is_full = matches!(name, Name::Scrubber | Name::Reconciler);
+            if is_full {
+                let mut factories = factories(&self.engine()).into_iter();
+                let (_, make) = factories.find(|(of, _)| *of == name).unwrap();
+                self.idle.insert(name, make());
+            }
             let mut steps = 0;
-            while self.has_more(name) {
+            while self.has_more(name, is_full) {
                 steps += 1;
                 assert!(steps < STEPS_MAX, "{name} always has more to do");
             }
         }
     }
 
-    fn has_more(&mut self, name: Name) -> bool {
-        self.work_as(name, false);
+    fn has_more(&mut self, name: Name, is_full: bool) -> bool {
+        self.work_as(name, is_full);
         self.fly_home();
         self.has_said_now == Some(name)
     }
@@ -220,6 +203,9 @@ impl World {
                 ReplicaState::Good if !is_serving => {
                     return Some(format!("{replica:?} counts, on a backend that is not in use"));
                 }
+                ReplicaState::Good if !self.is_intact(replica) => {
+                    return Some(format!("{replica:?} is not intact"));
+                }
                 ReplicaState::Writing => return Some(format!("{replica:?} is still promised")),
                 _ => {}
             }
@@ -253,10 +239,6 @@ impl World {
 
     /// Nothing lies anywhere but what belongs there.
     fn check_files_at_rest(&self) {
-        for replica in &self.census.replicas {
-            let is_good = replica.state == ReplicaState::Good;
-            assert!(!is_good || self.is_intact(replica), "{replica:?} is not intact");
-        }
         let files: usize = self.sites.iter().map(|site| site.place.files().len()).sum();
         let known = self.census.replicas.iter();
         let known = known.filter(|replica| replica.state != ReplicaState::Missing).count();

@@ -325,7 +325,13 @@ impl World {
         if self.has_surplus() && names.contains(&Name::OverReplication) && self.dice.chance(40) {
             name = Name::OverReplication;
         }
-        let is_full = self.dice.chance(if name == Name::Rebalancer { 60 } else { 20 });
+        let full = match name {
+            Name::Rebalancer => 60,
+            // Whoever asks for a full pass gets a worker of his own.
+            Name::Reconciler | Name::Scrubber => 0,
+            _ => 20,
+        };
+        let is_full = self.dice.chance(full);
         self.work_as(name, is_full);
     }
 

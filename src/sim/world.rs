@@ -46,10 +46,6 @@ use crate::worker::Worker;
 use crate::worker::factories;
 
 /// 2026-01-01T00:00:00Z.
-/// They work on threads of their own, whose end the gates do not see: what they find in between is
-/// tested with the engine, and what follows from it is here.
-const NOT_HERE: [Name; 2] = [Name::Reconciler, Name::Scrubber];
-
 const BEGINNING: i64 = 1_767_225_600_000_000;
 /// Rounds in which nothing stirs before nothing is taken to stir any more.
 const QUIET: u32 = 6;
@@ -214,8 +210,7 @@ impl World {
             let _inside = runtime.enter();
             Engine::new(store, fleet, settings, MEMORY, self.clock.clone())
         };
-        let here = factories(&engine).into_iter().filter(|(name, _)| !NOT_HERE.contains(name));
-        self.idle = here.map(|(name, make)| (name, make())).collect();
+        self.idle = factories(&engine).into_iter().map(|(name, make)| (name, make())).collect();
         self.life = Some(Life { runtime, engine, gates });
         self.declare();
     }
@@ -419,5 +414,9 @@ fn crew(dice: &mut Dice) -> CrewSettings {
     }
     crew.rebalancer.strategy = dice.of(&[Routing::Pack, Routing::Spread]);
     crew.rebalancer.threshold = 0.05;
+    crew.scrubber.pass = Duration::from_secs(dice.within(600, 200_000));
+    for name in [Name::Scrubber, Name::Reconciler] {
+        crew.of_mut(name).interval = Duration::from_secs(dice.within(60, 20_000));
+    }
     crew
 }

@@ -221,7 +221,8 @@ impl Store {
     /// Every question that was asked has its answer: a simulation waits for this before it goes on.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.shared().queue.is_idle() && self.inner.readers.is_idle()
+        let surveyed = self.shared().surveyed.load(std::sync::atomic::Ordering::Acquire);
+        surveyed == 0 && self.shared().queue.is_idle() && self.inner.readers.is_idle()
     }
 
     fn shared(&self) -> &Shared {

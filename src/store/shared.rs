@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) keys: ArcSwap<HashMap<String, AccessKey>>,
     /// The writer waits until it can write again.
     pub(super) is_failing: AtomicBool,
+    /// Questions to surveys that have no answer yet.
+    pub(super) surveyed: Arc<AtomicUsize>,
 }
 
 /// Doubted files that are kept in memory. Beyond, they are left to the next survey.
@@ -122,6 +125,7 @@ impl Shared {
             buckets: ArcSwap::default(),
             keys: ArcSwap::default(),
             is_failing: AtomicBool::new(false),
+            surveyed: Arc::default(),
         }
     }
 

@@ -18,6 +18,8 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
@@ -47,6 +49,8 @@ pub struct Survey {
     no: u64,
     /// Drawn before the listing began.
     start: WriteId,
+    /// Questions to all surveys that have no answer yet.
+    open: Arc<AtomicUsize>,
 }
 
 /// A file as a backend lists it.
@@ -118,7 +122,8 @@ impl Store {
     pub async fn survey(&self, backend: BackendId) -> Result<Survey, StoreError> {
         let start = self.write(Lane::Work, Need::Recorded, |tx| Ok(WriteId(tx.ids.next()))).await?;
         let connections = Arc::clone(&self.shared().connections);
-        blocking(move || {
+        let open = Arc::clone(&self.shared().surveyed);
+        let begun = blocking(&open, move || {
             let conn = connections.open_reader()?;
             conn.pragma_update(None, "temp_store", "FILE")?;
             conn.execute_batch(SEEN)?;
@@ -126,9 +131,10 @@ impl Store {
             let no = Sql(&conn)
                 .one("SELECT no FROM backends WHERE id = ?1", [backend.0], |row| row.get(0))?
                 .ok_or(StoreError::NoSuchBackend)?;
-            Ok(Survey { conn: Arc::new(Mutex::new(conn)), no, start })
-        })
-        .await
+            Ok((Arc::new(Mutex::new(conn)), no))
+        });
+        let (conn, no) = begun.await?;
+        Ok(Survey { conn, no, start, open })
     }
 }
 
@@ -254,15 +260,34 @@ impl Survey {
         F: FnOnce(Sql<'_>) -> Result<R, StoreError> + Send + 'static,
     {
         let conn = Arc::clone(&self.conn);
-        blocking(move || look(Sql(&held(&conn)))).await
+        blocking(&self.open, move || look(Sql(&held(&conn)))).await
     }
 }
 
+/// Asks where waiting does not hurt. `open` counts what has no answer yet.
 async fn blocking<R: Send + 'static>(
+    open: &AtomicUsize,
     work: impl FnOnce() -> Result<R, StoreError> + Send + 'static,
 ) -> Result<R, StoreError> {
+    let _open = Open::new(open);
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| StoreError::broken("a survey panicked"))?
+}
+
+/// A question until it has its answer, or nobody waits for that.
+struct Open<'c>(&'c AtomicUsize);
+
+impl Open<'_> {
+    fn new(count: &AtomicUsize) -> Open<'_> {
+        count.fetch_add(1, Ordering::AcqRel);
+        Open(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 pub(super) const ROWS_WINDOW: &str = "SELECT max(write) FROM
