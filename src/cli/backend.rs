@@ -236,7 +236,7 @@ fn drain(context: &Context, name: &str, wait: bool) -> Outcome {
 fn undrain(context: &Context, name: &str) -> Outcome {
     let ended: DrainView =
         ask(context, Operation::BackendUndrain(name.to_owned()), Needs::Backends)?;
-    told(context, &ended, &format!("{name} is in use again"))
+    told(context, &ended, &format!("{name} is kept: nothing leaves it"))
 }
 
 fn remove(context: &Context, name: &str, wish: RemoveWish) -> Outcome {

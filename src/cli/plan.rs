@@ -76,8 +76,8 @@ fn planned(context: &Context, operation: Operation) -> Outcome {
 fn words(plan: &PlanView) -> String {
     match plan.skipped.as_deref() {
         Some("threshold") => {
-            return "nothing to move: the used shares of the backends with a quota differ by less \
-                than the threshold"
+            return "nothing to move: fewer than two backends have a quota, or their used shares \
+                differ by less than the threshold"
                 .to_owned();
         }
         Some(_) => {

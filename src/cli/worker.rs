@@ -110,7 +110,7 @@ fn list(context: &Context) -> Outcome {
         "worker",
         "state",
         "last success",
-        "failures",
+        "failures in a row",
         "processed",
         "failed",
         "backlog",

@@ -102,13 +102,13 @@ impl Engine {
     ) -> Result<Intent, CopyBlobError> {
         // Before the look-up, so that nothing that it names is deleted under the read.
         let ticket = self.store.ticket();
-        let facts = self.store.blob(blob).await?;
+        let (facts, replicas) = self.store.blob_whole(blob).await?;
         let segment = Segment {
             blob,
             size: facts.size,
             hash: facts.hash,
             groups: None,
-            replicas: self.store.blob_replicas(blob).await?,
+            replicas,
             from: 0,
             to: facts.size,
         };

@@ -159,7 +159,8 @@ impl Engine {
         }
         let mut created = 0;
         let mut failed_on: Vec<BackendId> = Vec::new();
-        loop {
+        // What is lost meanwhile makes the blob due again.
+        while created < facts.missing {
             let stem = facts.stem.clone();
             let choose = self.copy_chooser(fleet, &facts.wish, stem, failed_on.clone());
             let how = (CopyWhen::Short, Ending::Good);
@@ -197,6 +198,7 @@ impl Engine {
             }
             return (created, outcome);
         }
+        (created, Replicated::Enough)
     }
 
     /// Lets replicas follow the duty of their backends, a bounded number; whether there are more.

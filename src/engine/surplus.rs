@@ -157,8 +157,8 @@ impl Engine {
         &self,
         blob: BlobId,
     ) -> Result<Option<(BlobFacts, Vec<Replica>)>, EngineError> {
-        match self.store.blob(blob).await {
-            Ok(facts) => Ok(Some((facts, self.store.blob_replicas(blob).await?))),
+        match self.store.blob_whole(blob).await {
+            Ok(found) => Ok(Some(found)),
             Err(StoreError::Superseded) => Ok(None),
             Err(err) => Err(err.into()),
         }

@@ -10,6 +10,7 @@ use super::error::StoreError;
 use super::part::PartInfo;
 use super::placement::placement_read;
 use super::replica::Replica;
+use super::replica::all_replicas_in_tx;
 use super::replica::form_of;
 use super::replica::state_of;
 use super::sql::Sql;
@@ -69,38 +70,20 @@ pub struct BlobFacts {
     pub placement: PlacementId,
     /// What the placement wishes.
     pub wish: Placement,
+    /// Good replicas that it misses to that.
+    pub missing: u64,
     pub stem: String,
 }
 
 impl Store {
     /// `Superseded` when the blob is gone, or when no commit has taken it yet.
     pub async fn blob(&self, blob: BlobId) -> Result<BlobFacts, StoreError> {
-        self.read(move |sql| {
-            let found = sql.one(
-                "SELECT b.size, nullif(b.hash, x''), b.placement, b.stem, v.key, p.replicas, p.min_replicas,
-                     p.routing, p.require_distinct
-                 FROM blobs b CROSS JOIN placements p ON p.id = b.placement
-                 LEFT JOIN versions v ON v.seq = b.born
-                 WHERE b.id = ?1 AND b.refs > 0",
-                [blob.0],
-                |row| {
-                    let born = row.get_ref(4)?.as_blob_or_null()?;
-                    let (wish, labels) = placement_read(row, 5)?;
-                    let facts = BlobFacts {
-                        size: row.get(0)?,
-                        hash: row.get(1)?,
-                        placement: PlacementId(row.get(2)?),
-                        wish,
-                        stem: stem_whole(row.get_ref(3)?.as_str()?, born),
-                    };
-                    Ok((facts, labels))
-                },
-            )?;
-            let (mut facts, labels) = found.ok_or(StoreError::Superseded)?;
-            facts.wish.require_distinct = codec::labels_read(&labels)?;
-            Ok(facts)
-        })
-        .await
+        self.read(move |sql| facts_in_tx(sql, blob)).await
+    }
+
+    /// The same, and where its replicas lie.
+    pub async fn blob_whole(&self, blob: BlobId) -> Result<(BlobFacts, Vec<Replica>), StoreError> {
+        self.read(move |sql| Ok((facts_in_tx(sql, blob)?, all_replicas_in_tx(sql, blob)?))).await
     }
 
     /// To be taken before a look-up whose paths will be read.
@@ -174,6 +157,33 @@ impl Store {
         })
         .await
     }
+}
+
+fn facts_in_tx(sql: Sql<'_>, blob: BlobId) -> Result<BlobFacts, StoreError> {
+    let found = sql.one(
+        "SELECT b.size, nullif(b.hash, x''), b.placement, b.stem, v.key, p.replicas, p.min_replicas,
+             p.routing, p.require_distinct, max(b.deficit, 0)
+         FROM blobs b CROSS JOIN placements p ON p.id = b.placement
+         LEFT JOIN versions v ON v.seq = b.born
+         WHERE b.id = ?1 AND b.refs > 0",
+        [blob.0],
+        |row| {
+            let born = row.get_ref(4)?.as_blob_or_null()?;
+            let (wish, labels) = placement_read(row, 5)?;
+            let facts = BlobFacts {
+                size: row.get(0)?,
+                hash: row.get(1)?,
+                placement: PlacementId(row.get(2)?),
+                wish,
+                missing: row.get(9)?,
+                stem: stem_whole(row.get_ref(3)?.as_str()?, born),
+            };
+            Ok((facts, labels))
+        },
+    )?;
+    let (mut facts, labels) = found.ok_or(StoreError::Superseded)?;
+    facts.wish.require_distinct = codec::labels_read(&labels)?;
+    Ok(facts)
 }
 
 pub(super) const HEAD: &str = "SELECT seq, size, md5, parts, modified, tags, info FROM versions

@@ -176,31 +176,30 @@ impl Store {
 
     /// The replicas of a blob now, for a read whose known ones all failed, and for repair.
     pub async fn blob_replicas(&self, blob: BlobId) -> Result<Vec<Replica>, StoreError> {
-        self.read(move |sql| {
-            let rows: Vec<(ReplicaRow, u64)> = sql.all(
-                "SELECT r.write, r.blob, r.backend, r.state, r.form, r.own,
-                     coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key,
-                     r.borrowed, k.id
-                 FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
-                 CROSS JOIN backends k ON k.no = r.backend
-                 LEFT JOIN versions v ON v.seq = b.born
-                 WHERE r.blob = ?1",
-                [blob.0],
-                |row| Ok((ReplicaRow::read(row)?, row.get(11)?)),
-            )?;
-            Ok(rows
-                .into_iter()
-                .map(|(row, backend)| Replica {
-                    write: row.write,
-                    backend: BackendId(backend),
-                    path: row.path(),
-                    state: row.state,
-                    is_borrowed: row.is_borrowed,
-                })
-                .collect())
-        })
-        .await
+        self.read(move |sql| all_replicas_in_tx(sql, blob)).await
     }
+}
+
+pub(super) fn all_replicas_in_tx(sql: Sql<'_>, blob: BlobId) -> Result<Vec<Replica>, StoreError> {
+    let rows: Vec<(ReplicaRow, u64)> = sql.all(
+        "SELECT r.write, r.blob, r.backend, r.state, r.form, r.own,
+             coalesce(r.bytes, b.size), b.stem, b.refs > 0, v.key,
+             r.borrowed, k.id
+         FROM replicas r CROSS JOIN blobs b ON b.id = r.blob
+         CROSS JOIN backends k ON k.no = r.backend
+         LEFT JOIN versions v ON v.seq = b.born
+         WHERE r.blob = ?1",
+        [blob.0],
+        |row| Ok((ReplicaRow::read(row)?, row.get(11)?)),
+    )?;
+    let replica = |(row, backend): (ReplicaRow, u64)| Replica {
+        write: row.write,
+        backend: BackendId(backend),
+        path: row.path(),
+        state: row.state,
+        is_borrowed: row.is_borrowed,
+    };
+    Ok(rows.into_iter().map(replica).collect())
 }
 
 /// The backends that have a living replica, and how many replicas are good or being written by

@@ -125,6 +125,8 @@ impl Store {
         let open = Arc::clone(&self.shared().surveyed);
         let begun = blocking(&open, move || {
             let conn = connections.open_reader()?;
+            // It goes over all rows once; mapped, they would all be resident until its end.
+            conn.pragma_update(None, "mmap_size", 0)?;
             conn.pragma_update(None, "temp_store", "FILE")?;
             conn.execute_batch(SEEN)?;
             conn.pragma_update(Some("temp"), "cache_size", -CACHE_KIB)?;

@@ -1,7 +1,7 @@
 //! What Larder does in a second, and what the machine could: one run, one machine, ratios.
 //!
 //! `cargo bench --bench larder -- [--quick] [--seconds N] [--rounds N] [--keys N] [--big GIB]
-//! [--objects N] [--minutes N] [--only WORD]`. `TMPDIR` says on which disk, `LARDER_BINARY` which binary; both default to
+//! [--objects N] [--minutes N] [--only WORD,WORD]`. `TMPDIR` says on which disk, `LARDER_BINARY` which binary; both default to
 //! the usual. Everything runs over loopback, with a client that signs ahead of the clock and
 //! parses as little as it can, so that the figures are the server's. Each figure is the median
 //! of several rounds, and yardsticks are taken in the same rounds as what they measure.
@@ -78,7 +78,7 @@ impl Options {
 
     /// Whether the part of this name, or one of several names, is to run.
     pub(crate) fn wants(&self, name: &str) -> bool {
-        name.contains(&self.only)
+        self.only.split(',').any(|only| name.contains(only))
     }
 }
 

@@ -25,8 +25,8 @@ const FILES_OF_A_DIRECTORY: usize = 1000;
 const RESTING: [&str; 6] =
     ["replicator", "over_replication", "cleanup", "pending_reaper", "drain", "lifecycle"];
 const BY_SCHEDULE: [&str; 2] = ["reconciler", "scrubber"];
-/// Nothing is written in this time: it has come to rest.
-const QUIET: Duration = Duration::from_secs(15);
+/// Nothing is written in this time: it has come to rest. The counts of calls may wait ten minutes.
+const QUIET: Duration = Duration::from_secs(11 * 60);
 
 pub(crate) fn many(options: &Options, table: &mut Table) {
     let count = options.objects;
@@ -78,7 +78,7 @@ fn of_all(world: &World, name: &str, args: &[&str], count: usize, table: &mut Ta
     let (said, seconds) = match Process::of(world.pid()) {
         Some(process) => {
             let (timed, above) = process.memory_above(timed);
-            table.add(&format!("resident above idle, {name} of {count} files"), above, "MiB");
+            above.add(table, &format!("{name} of {count} files"));
             timed
         }
         None => timed(),
@@ -141,6 +141,8 @@ fn idle(world: &mut World, options: &Options, table: &mut Table) {
         eprintln!("    this system does not tell what a process does");
         return;
     };
+    // Before the quiet: a command writes the configuration, which the server looks at.
+    let calls = backend_calls(world);
     let mut written = process.done().bytes_written;
     let mut since = Instant::now();
     world.wait("nothing is written any more", |_| {
@@ -150,7 +152,6 @@ fn idle(world: &mut World, options: &Options, table: &mut Table) {
         }
         since.elapsed() > QUIET
     });
-    let calls = backend_calls(world);
     let span = Duration::from_secs(60 * options.minutes.max(1));
     let (before, begin) = (process.done(), Instant::now());
     world.wait("the time is over", |_| begin.elapsed() >= span);

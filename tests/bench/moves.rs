@@ -150,7 +150,7 @@ fn timed(world: &World, name: &str, args: &[&str], shape: &Shape, table: &mut Ta
             let before = process.done();
             let (seconds, above) = process.memory_above(pass);
             let cpu = process.done().since(&before).cpu_seconds;
-            table.add(&shape.name(&format!("resident above idle, {name}")), above, "MiB");
+            above.add(table, &shape.name(name));
             table.add(&shape.name(&format!("processor, {name}")), cpu / seconds, "cores");
             seconds
         }

@@ -5,6 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::load::peak_mib;
+use crate::table::Table;
+
 /// The unit of the times in `/proc/PID/stat`, the same on every platform that Larder is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -48,15 +51,32 @@ impl Process {
         }
     }
 
-    /// Does `work`; MiB by which resident memory rose meanwhile above what it was before.
-    pub(crate) fn memory_above<T>(&self, work: impl FnOnce() -> T) -> (T, f64) {
+    /// Does `work`; how much memory it took meanwhile above what it had before.
+    pub(crate) fn memory_above<T>(&self, work: impl FnOnce() -> T) -> (T, Above) {
         let status = self.0.join("status");
-        let before = field(&status, "VmRSS").expect("a figure");
+        let figure = |name: &str| field(&status, name).expect("a figure");
+        let (resident, own) = (figure("VmRSS"), figure("RssAnon"));
         // The peak begins anew.
         fs::write(self.0.join("clear_refs"), "5").expect("our own child");
-        let result = work();
-        let peak = field(&status, "VmHWM").expect("a figure");
-        (result, peak.saturating_sub(before) as f64 / 1024.0)
+        let (result, peak) = peak_mib(|| field(&status, "RssAnon"), work);
+        let mib = |kib: u64| kib as f64 / 1024.0;
+        let resident = mib(figure("VmHWM").saturating_sub(resident));
+        (result, Above { resident, own: (peak - mib(own)).max(0.0) })
+    }
+}
+
+/// MiB of memory above what there was before.
+pub(crate) struct Above {
+    /// With pages of files that are mapped, which the system takes back when it wants to.
+    pub(crate) resident: f64,
+    /// The program's own.
+    pub(crate) own: f64,
+}
+
+impl Above {
+    pub(crate) fn add(&self, table: &mut Table, name: &str) {
+        table.add(&format!("resident above idle, {name}"), self.resident, "MiB");
+        table.add(&format!("own memory above idle, {name}"), self.own, "MiB");
     }
 }
 
