@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::Engine;
@@ -238,8 +239,13 @@ impl Copy {
             unknown: err.unknown,
             why: CopyBlobError::Target(intent.backend, err),
         };
-        let writer = target.write(&intent.path, size).await.map_err(failed)?;
-        let found = pass_on(body, writer, hasher, intent.backend).await?;
+        let found = match size <= SHORT_BODY_MAX {
+            true => pass_on_whole(body, &target, intent, size, hasher).await?,
+            false => {
+                let writer = target.write(&intent.path, size).await.map_err(failed)?;
+                pass_on(body, writer, hasher, intent.backend).await?
+            }
+        };
         if replaces {
             seen(&target, intent, size).await?;
         }
@@ -259,6 +265,40 @@ async fn seen(target: &Backend, intent: &Intent, size: u64) -> Result<(), Failed
     }
 }
 
+/// Writes a short blob in one call: each of several would be a hop between threads.
+async fn pass_on_whole(
+    mut body: read::Body,
+    target: &Backend,
+    intent: &Intent,
+    size: u64,
+    hasher: Option<BodyHasher>,
+) -> Result<Option<BlobHash>, Failed> {
+    let mut bytes = Bytes::new();
+    // The body keeps the bytes' place in the budget until it is asked for what comes after them.
+    while (bytes.len() as u64) < size {
+        let piece = body.next().await.unwrap_or(Err(EngineError::Unavailable(None)));
+        let piece =
+            piece.map_err(|err| Failed { why: CopyBlobError::Source(err), unknown: false })?;
+        bytes = match bytes.is_empty() {
+            true => piece,
+            false => [bytes, piece].concat().into(),
+        };
+    }
+    let found = match hasher {
+        Some(mut hasher) => {
+            hasher.update(bytes.clone()).await;
+            Some(hasher.end_blob().await)
+        }
+        None => None,
+    };
+    target.write_whole(&intent.path, bytes).await.map_err(|err| Failed {
+        unknown: err.unknown,
+        why: CopyBlobError::Target(intent.backend, err),
+    })?;
+    Ok(found)
+}
+
+/// Writes the bytes as they come.
 async fn pass_on(
     mut body: read::Body,
     mut writer: Writer,
