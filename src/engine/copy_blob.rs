@@ -41,6 +41,7 @@ use crate::model::BackendId;
 use crate::model::BlobId;
 use crate::model::CondemnReason;
 use crate::model::WriteId;
+use crate::store::BlobFacts;
 use crate::store::Choose;
 use crate::store::CopyWhen;
 use crate::store::FailedWrite;
@@ -103,17 +104,23 @@ impl Engine {
     ) -> Result<Intent, CopyBlobError> {
         // Before the look-up, so that nothing that it names is deleted under the read.
         let ticket = self.store.ticket();
-        let (facts, replicas) = self.store.blob_whole(blob).await?;
-        let segment = Segment {
-            blob,
-            size: facts.size,
-            hash: facts.hash,
-            groups: None,
-            replicas,
-            from: 0,
-            to: facts.size,
+        let (from, budget) = (Arc::clone(&fleet), self.budget.clone());
+        let look = move |(facts, replicas): (BlobFacts, Vec<Replica>)| {
+            let segment = Segment {
+                blob,
+                size: facts.size,
+                hash: facts.hash,
+                groups: None,
+                replicas,
+                from: 0,
+                to: facts.size,
+            };
+            // Of what nobody has hashed nothing could be checked there.
+            let short = facts.hash.and_then(|_| read::read_one_here(&from, &budget, &segment));
+            (segment, short)
         };
-        self.copy(fleet, segment, (when, ending), choose, ticket).await
+        let found = self.store.blob_whole_with(blob, look).await?;
+        self.copy(fleet, found, (when, ending), choose, ticket).await
     }
 
     /// Copies a blob that is not committed yet. The bytes of the intent that this returns are
@@ -133,13 +140,13 @@ impl Engine {
             to: source.size,
         };
         let how = (CopyWhen::Always, Ending::Left);
-        self.copy(self.fleet.load_full(), segment, how, choose, ()).await
+        self.copy(self.fleet.load_full(), (segment, None), how, choose, ()).await
     }
 
     async fn copy(
         &self,
         fleet: Arc<Fleet>,
-        segment: Segment,
+        (segment, short): (Segment, Option<read::Short>),
         (when, ending): (CopyWhen, Ending),
         choose: Choose,
         hold: impl Send + 'static,
@@ -152,7 +159,7 @@ impl Engine {
             means.budget = Budget::new(segment.size);
             buffers = Budget::new(segment.size);
         }
-        let copy = Copy { live, means, settling, buffers, segment, when, ending };
+        let copy = Copy { live, means, settling, buffers, segment, short, when, ending };
         // A task of its own: once registered, an intent is settled whoever still waits.
         let task = tokio::spawn(copy.run(choose, hold));
         task.await.unwrap_or(Err(CopyBlobError::BrokenOff))
@@ -165,6 +172,8 @@ struct Copy {
     settling: Settling,
     buffers: Budget,
     segment: Segment,
+    /// All of its bytes, if they could be read and checked when it was looked up.
+    short: Option<read::Short>,
     when: CopyWhen,
     ending: Ending,
 }
@@ -230,9 +239,14 @@ impl Copy {
         };
         let hasher =
             self.segment.hash.is_none().then(|| self.means.hashers.begin(Wanted::default()));
-        let segments: VecDeque<Segment> =
-            Some(self.segment).filter(|_| size > 0).into_iter().collect();
-        let body = read::open(self.live, self.means, segments, hold).await;
+        let body = match self.short {
+            Some(short) => Ok(short.into_body()),
+            None => {
+                let segments: VecDeque<Segment> =
+                    Some(self.segment).filter(|_| size > 0).into_iter().collect();
+                read::open(self.live, self.means, segments, hold).await
+            }
+        };
         let body =
             body.map_err(|err| Failed { why: CopyBlobError::Source(err), unknown: false })?;
         let failed = |err: BackendError| Failed {

@@ -83,7 +83,18 @@ impl Store {
 
     /// The same, and where its replicas lie.
     pub async fn blob_whole(&self, blob: BlobId) -> Result<(BlobFacts, Vec<Replica>), StoreError> {
-        self.read(move |sql| Ok((facts_in_tx(sql, blob)?, all_replicas_in_tx(sql, blob)?))).await
+        self.blob_whole_with(blob, |whole| whole).await
+    }
+
+    /// Like `blob_whole`, and runs `then` on the reader thread as `object_find_with` does.
+    pub async fn blob_whole_with<R, F>(&self, blob: BlobId, then: F) -> Result<R, StoreError>
+    where
+        R: Send + 'static,
+        F: FnOnce((BlobFacts, Vec<Replica>)) -> R + Send + 'static,
+    {
+        let find =
+            move |sql: Sql<'_>| Ok((facts_in_tx(sql, blob)?, all_replicas_in_tx(sql, blob)?));
+        self.read_then(find, then).await
     }
 
     /// To be taken before a look-up whose paths will be read.

@@ -225,8 +225,19 @@ pub(crate) fn read_here(
     budget: &Budget,
     segments: &VecDeque<Segment>,
 ) -> Option<Short> {
-    let [segment] = segments.as_slices().0 else { return None };
-    if segments.len() != 1 || segment.size > SHORT_BODY_MAX {
+    match segments.as_slices() {
+        ([segment], []) => read_one_here(fleet, budget, segment),
+        _ => None,
+    }
+}
+
+/// The same of one part of a blob.
+pub(crate) fn read_one_here(
+    fleet: &Arc<Fleet>,
+    budget: &Budget,
+    segment: &Segment,
+) -> Option<Short> {
+    if segment.size > SHORT_BODY_MAX {
         return None;
     }
     let readable = segment.replicas.iter().filter(|replica| replica.state.is_readable());
