@@ -141,7 +141,7 @@ impl Engine {
         segment: Segment,
         (when, ending): (CopyWhen, Ending),
         choose: Choose,
-        hold: impl Send + 'static,
+        hold: impl Send + Sync + 'static,
     ) -> Result<Intent, CopyBlobError> {
         let (live, mut means) = (Live { store: self.store.clone(), fleet }, self.means());
         let (settling, mut buffers) = (self.settling.clone(), self.buffers.clone());
@@ -175,7 +175,11 @@ struct Failed {
 }
 
 impl Copy {
-    async fn run(self, choose: Choose, hold: impl Send + 'static) -> Result<Intent, CopyBlobError> {
+    async fn run(
+        self,
+        choose: Choose,
+        hold: impl Send + Sync + 'static,
+    ) -> Result<Intent, CopyBlobError> {
         let (store, settling) = (self.live.store.clone(), self.settling.clone());
         let intent = store.replica_register(self.segment.blob, self.when, choose).await?;
         let (write, blob, ending) = (intent.write, self.segment.blob, self.ending);
@@ -216,7 +220,7 @@ impl Copy {
     async fn bytes(
         self,
         intent: &Intent,
-        hold: impl Send + 'static,
+        hold: impl Send + Sync + 'static,
     ) -> Result<Option<BlobHash>, Failed> {
         let Some(target) = self.live.fleet.get(intent.backend).cloned() else {
             return Err(Failed { why: CopyBlobError::Gone(intent.backend), unknown: false });
@@ -231,7 +235,9 @@ impl Copy {
             self.segment.hash.is_none().then(|| self.means.hashers.begin(Wanted::default()));
         let segments: VecDeque<Segment> =
             Some(self.segment).filter(|_| size > 0).into_iter().collect();
-        let body = read::open(self.live, self.means, segments, hold).await;
+        // Beyond the last byte: nothing is deleted under the look at what was written.
+        let hold = Arc::new(hold);
+        let body = read::open(self.live, self.means, segments, Arc::clone(&hold)).await;
         let body =
             body.map_err(|err| Failed { why: CopyBlobError::Source(err), unknown: false })?;
         let failed = |err: BackendError| Failed {
@@ -243,6 +249,7 @@ impl Copy {
         if replaces {
             seen(&target, intent, size).await?;
         }
+        drop(hold);
         Ok(found)
     }
 }
