@@ -36,6 +36,7 @@ use crate::store::DeclaredBucket;
 use crate::store::Durability;
 use crate::store::StoreSettings;
 
+mod absence;
 mod cleanup;
 mod lifecycle;
 mod protection;
