@@ -164,3 +164,23 @@ async fn of_too_many_none_goes_for_those_that_changed_after_they_were_seen() {
         world.holds_only(&[("overwritten", &new), ("lost", &old), ("same", &old)], 2).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_leaves_is_not_stuck_when_its_object_is_deleted_meanwhile() {
+    let world = Steered::new(2).await;
+    world.put("deleted", &bytes(5000)).await.unwrap();
+    world.engine.drain("disk1").await.unwrap();
+    world.replicate().await;
+    assert_eq!(world.stands("deleted").await, [(1, ReplicaState::Leaving), (2, GOOD), (3, GOOD)]);
+    let mut held = Held::next(&world.faults[2], Call::Stat, 1);
+    let engine = Arc::clone(&world.engine);
+    let step =
+        tokio::spawn(async move { engine.drain_step(&mut DrainCursor::default(), BATCH, 4).await });
+    let look = held.come(1).await;
+    world.delete("deleted").await;
+    world.clean_up().await;
+    drop(look);
+    let step = ended(step).await;
+    assert_eq!((step.failed, step.counts.get("stuck")), (0, None), "{step:?}");
+    world.holds_only(&[], 2).await;
+}
