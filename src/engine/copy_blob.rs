@@ -149,7 +149,7 @@ impl Engine {
         (segment, short): (Segment, Option<read::Short>),
         (when, ending): (CopyWhen, Ending),
         choose: Choose,
-        hold: impl Send + 'static,
+        hold: impl Send + Sync + 'static,
     ) -> Result<Intent, CopyBlobError> {
         let (live, mut means) = (Live { store: self.store.clone(), fleet }, self.means());
         let (settling, mut buffers) = (self.settling.clone(), self.buffers.clone());
@@ -185,7 +185,11 @@ struct Failed {
 }
 
 impl Copy {
-    async fn run(self, choose: Choose, hold: impl Send + 'static) -> Result<Intent, CopyBlobError> {
+    async fn run(
+        self,
+        choose: Choose,
+        hold: impl Send + Sync + 'static,
+    ) -> Result<Intent, CopyBlobError> {
         let (store, settling) = (self.live.store.clone(), self.settling.clone());
         let intent = store.replica_register(self.segment.blob, self.when, choose).await?;
         let (write, blob, ending) = (intent.write, self.segment.blob, self.ending);
@@ -226,7 +230,7 @@ impl Copy {
     async fn bytes(
         self,
         intent: &Intent,
-        hold: impl Send + 'static,
+        hold: impl Send + Sync + 'static,
     ) -> Result<Option<BlobHash>, Failed> {
         let Some(target) = self.live.fleet.get(intent.backend).cloned() else {
             return Err(Failed { why: CopyBlobError::Gone(intent.backend), unknown: false });
@@ -239,12 +243,14 @@ impl Copy {
         };
         let hasher =
             self.segment.hash.is_none().then(|| self.means.hashers.begin(Wanted::default()));
+// Beyond the last byte: nothing is deleted under the look at what was written.
+        let hold = Arc::new(hold);
         let body = match self.short {
             Some(short) => Ok(short.into_body()),
             None => {
                 let segments: VecDeque<Segment> =
                     Some(self.segment).filter(|_| size > 0).into_iter().collect();
-                read::open(self.live, self.means, segments, hold).await
+                read::open(self.live, self.means, segments, Arc::clone(&hold)).await
             }
         };
         let body =
@@ -263,6 +269,7 @@ impl Copy {
         if replaces {
             seen(&target, intent, size).await?;
         }
+        drop(hold);
         Ok(found)
     }
 }

@@ -272,6 +272,8 @@ impl Engine {
             true => (0, Replicated::NoTarget),
             false => self.replicate_blob(fleet, blob).await,
         };
+        // Before the look-up, so that nothing that it names is deleted under the look.
+        let _ticket = self.store.ticket();
         let Some((facts, replicas)) = self.blob_and_replicas(blob).await? else {
             return Ok(Leaves::Left { copied });
         };

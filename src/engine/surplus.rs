@@ -133,6 +133,8 @@ impl Engine {
         rows: &[BackendRow],
         blob: BlobId,
     ) -> Result<(u64, u64), EngineError> {
+        // Before the look-up, so that nothing that it names is deleted under the look.
+        let _ticket = self.store.ticket();
         let Some((facts, replicas)) = self.blob_and_replicas(blob).await? else {
             return Ok((0, 0));
         };

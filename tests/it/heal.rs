@@ -289,7 +289,7 @@ fn what_no_reader_meets_the_reconciler_finds() {
 }
 
 /// Flips one bit of a file.
-fn rot(file: &PathBuf) {
+pub(crate) fn rot(file: &PathBuf) {
     let mut bytes = fs::read(file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -298,7 +298,7 @@ fn rot(file: &PathBuf) {
 
 /// What `larder scrub` says, and whether all was well.
 #[track_caller]
-fn scrub(kept: &Healing) -> (Value, bool) {
+pub(crate) fn scrub(kept: &Healing) -> (Value, bool) {
     let ran = kept.ran(&["scrub"]);
     (serde_json::from_str(&ran.stdout).expect(&ran.stdout), ran.code == Some(0))
 }

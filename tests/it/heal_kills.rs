@@ -3,8 +3,12 @@
 //!
 //! `LARDER_SEED` repeats a run's choices, `LARDER_HEAL_KILLS` says how often each test kills.
 
+use std::fs;
+
+use serde_json::json;
+
 use crate::content::Rng;
-use crate::heal::{Healing, PACE};
+use crate::heal::{Healing, PACE, rot, scrub};
 use crate::world::{pause, seeded};
 
 /// Objects that there is something to do about: so many that a kill comes in the middle.
@@ -12,12 +16,18 @@ const OBJECTS: usize = 40;
 const SIZE: usize = 100 << 10;
 /// Kills of a plain `cargo test`, for each test.
 const KILLS: usize = 4;
+/// Files of somebody else, so many that a listing takes its time.
+const NOTES: usize = 10_000;
+
+fn kills() -> usize {
+    let kills = std::env::var("LARDER_HEAL_KILLS").ok();
+    kills.map_or(KILLS, |text| text.parse().expect("LARDER_HEAL_KILLS is a number"))
+}
 
 /// Kills it again and again while less and less is left to do, and starts it each time. `left` is
 /// counted by what lies on the backends.
 fn kill_meanwhile(kept: &mut Healing, rng: &mut Rng, left: impl Fn(&Healing) -> usize) {
-    let kills = std::env::var("LARDER_HEAL_KILLS").ok();
-    let kills = kills.map_or(KILLS, |text| text.parse().expect("LARDER_HEAL_KILLS is a number"));
+    let kills = kills();
     let mut in_the_middle = 0;
     for kill in 1..=kills {
         let before = left(kept);
@@ -131,4 +141,102 @@ fn killed_while_it_drains_it_goes_on() {
     kept.said(&["backend", "remove", "disk1"]);
     kept.leaves_out("disk1");
     kept.is_whole("without the backend that was drained");
+}
+
+#[test]
+fn killed_while_it_scrubs_it_goes_on() {
+    let mut rng = seeded("killed_while_it_scrubs_it_goes_on");
+    let mut kept = Healing::new(|config| {
+        config.more.push_str(
+            "[worker.scrubber]\npass = \"1 h\"\ninterval = \"1 s\"\nbatch = 4\nconcurrency = 2\nrate = \"2 MiB/s\"\n",
+        );
+    });
+    kept.said(&["worker", "pause", "scrubber"]);
+    put_many(&mut kept);
+    // Readers take the disk, so nobody else meets what is wrong with these.
+    let rotten = kept.files("cloud");
+    assert_eq!(rotten.len(), OBJECTS);
+    rotten.iter().for_each(rot);
+    kept.said(&["worker", "resume", "scrubber"]);
+    let pass = |kept: &Healing| {
+        let states = kept.said(&["scrub", "--status"]);
+        let states = states.as_array().expect("a list").iter();
+        states.clone().find(|state| state["backend"] == "cloud").expect("it is there").clone()
+    };
+    kept.until_nothing("it has begun", || {
+        let pass = pass(&kept);
+        (pass["done"] == 0).then(|| pass.to_string())
+    });
+    let began = pass(&kept)["began"].clone();
+    let left = |_: &Healing| rotten.iter().filter(|file| file.exists()).count();
+    kill_meanwhile(&mut kept, &mut rng, left);
+    kept.until_nothing("the pass comes to its end", || {
+        let pass = pass(&kept);
+        (pass["over"] != true).then(|| pass.to_string())
+    });
+    assert_eq!(pass(&kept)["began"], began, "it is still the same pass");
+    kept.heals("it was killed while it scrubbed");
+    kept.is_whole("it was killed while it scrubbed");
+    assert!(rotten.iter().all(|file| !file.exists()), "the bad ones are gone");
+    let (found, is_well) = scrub(&kept);
+    assert!(is_well && found["broken"] == json!([]), "{found}");
+}
+
+/// Files that a survey of the first directory has listed so far, while one is on its way.
+fn listed(kept: &Healing) -> Option<usize> {
+    let reconciler = kept.one(&["worker", "list"], "reconciler");
+    let files = reconciler["position"].as_str()?.strip_prefix("disk1: ")?.strip_suffix(" files")?;
+    files.parse().ok().filter(|files| (1..NOTES).contains(files))
+}
+
+#[test]
+fn killed_while_it_reconciles_it_begins_anew_and_comes_to_its_end() {
+    let mut rng = seeded("killed_while_it_reconciles_it_begins_anew_and_comes_to_its_end");
+    let mut kept = Healing::new(|config| {
+        config.more.push_str(
+            "[worker.reconciler]\nbatch = 10\ninterval = \"1 s\"\nlocal_interval = \"1 s\"\n",
+        );
+    });
+    kept.said(&["worker", "pause", "reconciler"]);
+    put_many(&mut kept);
+    let notes = kept.world.disk(1).join("notes");
+    fs::create_dir(&notes).unwrap();
+    (0..NOTES).for_each(|n| fs::write(notes.join(n.to_string()), "somebody else's").unwrap());
+    // Of what is not Larder's any more it knows by a listing alone, and of what is gone as well.
+    let mut lost = kept.files("disk1");
+    lost.retain(|file| !file.starts_with(&notes));
+    let name = lost[0].file_name().unwrap().to_string_lossy().into_owned();
+    let last = if name.ends_with('0') { '1' } else { '0' };
+    let debris = lost[0].with_file_name(format!("{}{last}", &name[..name.len() - 1]));
+    fs::rename(&lost[0], &debris).unwrap();
+    lost[1..].iter().for_each(|file| fs::remove_file(file).unwrap());
+    kept.said(&["worker", "resume", "reconciler"]);
+    for kill in 1..=kills() {
+        let made = many(&kept, "disk1") + many(&kept, "disk2");
+        kept.until_nothing("it goes on", || {
+            let now = many(&kept, "disk1") + many(&kept, "disk2");
+            // In the middle of a listing; and when the first that are gone were found to be.
+            let is_time = match kill % 2 {
+                1 => listed(&kept).is_some(),
+                _ => now > made.min(OBJECTS),
+            };
+            (!is_time).then(|| format!("{now} files"))
+        });
+        (0..rng.below(5)).for_each(|_| pause());
+        kept.world.kill();
+        kept.world.verify();
+        kept.world.start();
+        kept.put(&format!("after kill {kill}"), 1000 * kill);
+    }
+    let found = kept.said(&["reconcile"]);
+    assert_eq!((&found["counts"]["backends"], &found["failed"]), (&json!(3), &json!(0)), "{found}");
+    kept.heals("it was killed while it reconciled");
+    let queue = kept.said(&["cleanup", "list", "--all"]);
+    let items = queue["items"].as_array().expect("a list").iter();
+    assert_eq!(items.filter(|item| item["reason"] == "debris").count(), 1, "{queue}");
+    assert!(debris.exists(), "it is kept for a week");
+    fs::remove_file(debris).unwrap();
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), NOTES, "they are somebody else's");
+    fs::remove_dir_all(notes).unwrap();
+    kept.is_whole("it was killed while it reconciled");
 }

@@ -1,14 +1,8 @@
 //! Cleanup over backends that are away, fail or are not in the configuration.
 
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
-
 use super::*;
-use crate::base::Timestamp;
 use crate::store::Leftover;
 
-/// 2026-01-01T00:00:00Z.
-const START: i64 = 1_767_225_600_000_000;
 const MINUTE: Duration = Duration::from_secs(60);
 const SMALL: CleanupLimits = CleanupLimits { batch: 2, concurrency: 2 };
 

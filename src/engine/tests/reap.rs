@@ -1,8 +1,6 @@
 //! What becomes of intents whose writer is gone, over a real store that is opened again.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::model::path::PathForm;
@@ -14,8 +12,6 @@ use crate::store::Intent;
 use crate::store::Registered;
 use crate::store::Target;
 
-/// 2026-01-01T00:00:00Z.
-const START: i64 = 1_767_225_600_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
 const NONE: [(&str, u64); 0] = [];
 

@@ -1,13 +1,10 @@
 //! Scrubbing over a real store and real directories.
 
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::work::to_the_end;
 use super::*;
 use crate::backend::minute_of_day;
-use crate::base::Timestamp;
 use crate::model::Duty;
 use crate::model::ReplicaState;
 use crate::model::WriteId;
@@ -24,42 +21,9 @@ const SETTINGS: ScrubSettings = ScrubSettings {
     rate: 0,
     window: None,
 };
-/// 2026-01-01T00:00:00Z.
-const START: i64 = 1_767_225_600_000_000;
 const GOOD: ReplicaState = ReplicaState::Good;
 
-/// A world whose clock stands still until it is moved.
-struct Steered {
-    world: World,
-    hand: Arc<AtomicI64>,
-}
-
-impl std::ops::Deref for Steered {
-    type Target = World;
-
-    fn deref(&self) -> &World {
-        &self.world
-    }
-}
-
 impl Steered {
-    async fn new(replicas: u32) -> Steered {
-        let hand = Arc::new(AtomicI64::new(START));
-        let clock = Clock::steered(Arc::clone(&hand));
-        let world = World::with_clock(clock, 4 * MIB, replicas, 1, |_| {}).await;
-        // Calls are counted from the first rule on; this one never holds.
-        world.faults.iter().for_each(|faults| faults.on(Call::Abort, 1000, Effect::Hang));
-        Steered { world, hand }
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp(self.hand.load(Ordering::Acquire))
-    }
-
-    fn advance(&self, span: Duration) {
-        self.hand.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::AcqRel);
-    }
-
     /// A step of the schedule; the store is in order after it.
     async fn step(&self, cursor: &mut ScrubCursor, settings: &ScrubSettings) -> Step {
         let step = self.engine.scrub_step(cursor, settings, false).await.unwrap();

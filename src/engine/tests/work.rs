@@ -1,9 +1,9 @@
 //! Background work over a real store and real directories.
 
+mod meanwhile;
 mod reconcile;
 
 use super::*;
-use crate::base::Timestamp;
 use crate::engine::copy_blob::CopyBlobError;
 use crate::engine::move_replica::Move;
 use crate::model::BlobId;
@@ -89,6 +89,21 @@ impl World {
             default_placement: self.engine.bucket("bucket").unwrap().placement.clone(),
         };
         self.engine.store.declare(declaration).await.unwrap();
+    }
+
+    pub(super) async fn delete(&self, key: &str) {
+        let key = ObjectKey::new(key).unwrap();
+        self.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
+    }
+
+    /// One replica more than the object's only blob should have, as when one comes back after
+    /// another was made for it.
+    async fn one_more(&self, key: &str) {
+        let blob = self.blob(key).await;
+        let fleet = Arc::new(self.engine.fleet.load().for_work());
+        let extra = self.engine.copy_chooser(&fleet, &wish(3), "s/x~0.0".into(), Vec::new());
+        let how = (crate::store::CopyWhen::Always, crate::engine::copy_blob::Ending::Good);
+        self.engine.copy_blob(fleet, blob, how, extra).await.unwrap();
     }
 
     pub(super) async fn clean_up(&self) {
@@ -209,12 +224,7 @@ async fn of_too_many_the_fullest_goes_and_only_after_the_others_were_seen() {
     world.put("key2", &bytes(100)).await.unwrap();
     let step = world.thin().await;
     assert_eq!(step.processed, 0, "what was written keeps its placement");
-    // A second replica comes back after its blob had got another one.
-    let blob = world.blob("key2").await;
-    let fleet = Arc::new(world.engine.fleet.load().for_work());
-    let extra = world.engine.copy_chooser(&fleet, &wish(3), "s/x~0.0".into(), Vec::new());
-    let how = (crate::store::CopyWhen::Always, crate::engine::copy_blob::Ending::Good);
-    world.engine.copy_blob(fleet, blob, how, extra).await.unwrap();
+    world.one_more("key2").await;
     assert_eq!(world.replicas("key2").await, [3]);
     // One of those that would stay is gone: nothing is given up, and it is known to be missing.
     let planned = world.engine.surplus_plan(BlobId(0), 10).await.unwrap().0;

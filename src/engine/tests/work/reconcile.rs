@@ -43,11 +43,6 @@ impl World {
         step
     }
 
-    async fn delete(&self, key: &str) {
-        let key = ObjectKey::new(key).unwrap();
-        self.engine.delete_object("bucket", key, WriteConditions::default()).await.unwrap();
-    }
-
     async fn etag(&self, key: &str) -> String {
         let bucket = self.engine.bucket("bucket").unwrap();
         let key = ObjectKey::new(key).unwrap();
