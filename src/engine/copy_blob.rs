@@ -243,7 +243,7 @@ impl Copy {
         };
         let hasher =
             self.segment.hash.is_none().then(|| self.means.hashers.begin(Wanted::default()));
-// Beyond the last byte: nothing is deleted under the look at what was written.
+        // Beyond the last byte: nothing is deleted under the look at what was written.
         let hold = Arc::new(hold);
         let body = match self.short {
             Some(short) => Ok(short.into_body()),

@@ -343,6 +343,10 @@ fn live_through(seeds: u64) -> Tally {
                         return;
                     }
                     let lived = lives(seed, false);
+                    if lived.is_err() {
+                        // Whoever runs very many may look at it while the rest goes on.
+                        eprintln!("seed {seed} fails");
+                    }
                     let mut all = all.lock().unwrap();
                     match lived {
                         Ok(tally) => tally
