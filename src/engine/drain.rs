@@ -289,6 +289,7 @@ impl Engine {
                     }
                 }));
             }
+            Replicated::Full => return Ok(Leaves::Stays("another backend says that it is full")),
             Replicated::NoSource => return Ok(Leaves::Stays("none of its replicas can be read")),
             Replicated::Spent => return Ok(Leaves::Stays("limits are in the way")),
             Replicated::CopyError => return Ok(Leaves::Stays("it could not be copied")),

@@ -5,7 +5,8 @@
 //! - A blob gets no more replicas than it misses, also when several parts of Larder work on it at
 //!   once: that is decided where the intent is recorded.
 //! - One blob that cannot be helped holds up no other. What has no target waits for the fleet to
-//!   change; what could not be copied waits for a time.
+//!   change; what could not be copied waits for a time, and so does what only a backend could take
+//!   that said that it is full: that it has room again nobody tells.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::step::Next;
 use super::step::Step;
 use super::write::Hindrance;
 use super::write::hindrance;
+use crate::backend::Fitness;
 use crate::backend::Fleet;
 use crate::base::chain;
 use crate::base::doubling;
@@ -50,6 +52,8 @@ pub(crate) enum Replicated {
     Enough,
     /// No backend can take it now.
     NoTarget,
+    /// One that might says that it is full.
+    Full,
     /// None of its replicas can be read now.
     NoSource,
     /// Limits keep its sources from being read, or others from being written.
@@ -66,6 +70,7 @@ impl Replicated {
         match self {
             Replicated::Enough => "enough",
             Replicated::NoTarget => "no_target",
+            Replicated::Full => "full",
             Replicated::NoSource => "no_source",
             Replicated::Spent => "spent",
             Replicated::CopyError => "copy_error",
@@ -114,8 +119,8 @@ impl Engine {
                 }
                 Replicated::NoTarget | Replicated::NoSource => LookAgain::After(change),
                 Replicated::Spent => LookAgain::At(now.plus(SPENT_PAUSE)),
-                Replicated::CopyError | Replicated::RecordError => {
-                    step.failed += 1;
+                Replicated::Full | Replicated::CopyError | Replicated::RecordError => {
+                    step.failed += u64::from(outcome != Replicated::Full);
                     let times = self.watch.fails(short.blob);
                     let pause = doubling(FAILED_PAUSE, times, FAILED_PAUSE_MAX);
                     LookAgain::At(now.plus(pause))
@@ -164,6 +169,7 @@ impl Engine {
             let stem = facts.stem.clone();
             let choose = self.copy_chooser(fleet, &facts.wish, stem, failed_on.clone());
             let how = (CopyWhen::Short, Ending::Good);
+            let was_full = one_says_full(fleet, facts.size);
             let err = match self.copy_blob(Arc::clone(fleet), blob, how, choose).await {
                 Ok(_) => {
                     self.watch.succeeds(blob);
@@ -185,6 +191,7 @@ impl Engine {
                 CopyBlobError::Store(StoreError::NoRoom { size }) if failed_on.is_empty() => {
                     match hindrance(fleet, &facts.wish, *size) {
                         Hindrance::Limits => Replicated::Spent,
+                        _ if was_full || one_says_full(fleet, *size) => Replicated::Full,
                         Hindrance::Reach | Hindrance::Room => Replicated::NoTarget,
                     }
                 }
@@ -220,6 +227,16 @@ impl Engine {
         }
         Ok(false)
     }
+}
+
+/// Whether a backend says that it is full, and nothing else that is known of it does. Room that can be
+/// seen is looked at when it grows.
+fn one_says_full(fleet: &Fleet, size: u64) -> bool {
+    fleet.all().iter().any(|backend| {
+        backend.is_durable()
+            && backend.fitness(Operation::Write, size) == Fitness::Full
+            && backend.room().is_none_or(|room| room >= size)
+    })
 }
 
 /// Whether a copy could be made from it, as far as is known without asking. A damaged one is not

@@ -136,12 +136,11 @@ impl World {
         self.census.replicas.iter().filter(move |replica| replica.blob == blob)
     }
 
-    /// The right bytes of a blob, from a replica that may be read.
+    /// The right bytes of a blob, from a replica that a read would come to: what was found wrong, or
+    /// could not be read for so long that it is taken for damaged, is tried when nothing better is left.
     fn bytes_of(&self, blob: BlobId, files: &[BTreeMap<String, Bytes>]) -> Option<Bytes> {
-        // What could not be read once is tried again when nothing better is left.
-        let may_be_read =
-            |state: ReplicaState| state.is_readable() || state == ReplicaState::Unreadable;
-        let readable = self.replicas_of(blob).filter(|replica| may_be_read(replica.state));
+        let readable =
+            self.replicas_of(blob).filter(|replica| replica.state != ReplicaState::Writing);
         let intact = |replica: &CensusReplica| {
             let bytes = files[site_of(replica.backend)].get(&replica.path)?;
             self.is_right(blob, bytes).then(|| bytes.clone())

@@ -343,23 +343,23 @@ fn live_through(seeds: u64) -> Tally {
                         return;
                     }
                     let lived = lives(seed, false);
-                    if lived.is_err() {
-                        // Whoever runs very many may look at it while the rest goes on.
-                        eprintln!("seed {seed} fails");
-                    }
                     let mut all = all.lock().unwrap();
                     match lived {
                         Ok(tally) => tally
                             .into_iter()
                             .for_each(|(what, number)| *all.0.entry(what).or_default() += number),
-                        Err(why) => all.1.push(why),
+                        // Whoever runs very many may look at it while the rest goes on.
+                        Err(why) => {
+                            eprintln!("{why}\n");
+                            all.1.push(seed);
+                        }
                     }
                 }
             });
         }
     });
     let (tally, failed) = all.into_inner().unwrap();
-    assert!(failed.is_empty(), "{} worlds failed:\n{}", failed.len(), failed.join("\n\n"));
+    assert!(failed.is_empty(), "worlds failed, of the seeds {failed:?}");
     tally
 }
 

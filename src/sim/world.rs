@@ -53,7 +53,7 @@ const QUIET: u32 = 6;
 const PATIENCE: Duration = Duration::from_secs(120);
 const MEMORY: u64 = 64 << 20;
 /// Lines of the log that are shown of a world that failed.
-const SHOWN_MAX: usize = 60;
+const SHOWN_MAX: usize = 200;
 
 /// One run of the program.
 pub(super) struct Life {

@@ -216,6 +216,33 @@ async fn a_blob_without_a_target_holds_up_no_other_and_waits_for_a_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_says_that_it_is_full_is_asked_again_after_a_time() {
+    let world = World::new(3, 1).await;
+    for key in ["one", "two", "three"] {
+        world.put(key, &bytes(100)).await.unwrap();
+        let gone = world.on(key, 2).await;
+        world.engine.store.replica_mark(gone.write, ReplicaState::Missing).await.unwrap();
+    }
+    // The others are not tried, and no change of the fleet will tell that they can be.
+    world.faults[1].always(Call::Write, Effect::Fail(Fault::Full));
+    let step = to_the_end(async || world.engine.replicate_step(BATCH, 1).await).await;
+    assert_eq!(step.counts.get("no_target"), None, "{step:?}");
+    assert_eq!(
+        world.engine.store.blobs_short_count().await.unwrap(),
+        (3, 0),
+        "all wait for a time"
+    );
+    assert!(matches!(step.next, Next::At(_)), "{step:?}");
+    world.faults[1].clear();
+    let all_are_made = async || {
+        world.engine.replicate_begin_pass().await.unwrap();
+        world.replicate().await.backlog == Some(0)
+    };
+    world.until(all_are_made).await;
+    world.comes_to_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_too_many_the_fullest_goes_and_only_after_the_others_were_seen() {
     let world = World::new(3, 1).await;
     let body = bytes(5000);
