@@ -56,6 +56,8 @@ impl World {
         self.life().engine.fleet_changes();
         self.check();
         self.give_backends_back();
+        // What was broken before is left alone for a while.
+        self.pass(ROUND);
         self.rests(None);
         self.loses_one();
         self.check_files_at_rest();
