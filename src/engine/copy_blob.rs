@@ -17,7 +17,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::Engine;
@@ -25,6 +24,7 @@ use super::EngineError;
 use super::hash::BlobHash;
 use super::hash::BodyHasher;
 use super::hash::Wanted;
+use super::hash::hash_short;
 use super::read;
 use super::read::Live;
 use super::read::Means;
@@ -241,8 +241,8 @@ impl Copy {
             0 => None,
             kept => Some(self.buffers.take(kept).await),
         };
-        let hasher =
-            self.segment.hash.is_none().then(|| self.means.hashers.begin(Wanted::default()));
+        let is_unhashed = self.segment.hash.is_none();
+        let hashers = self.means.hashers.clone();
         // Beyond the last byte: nothing is deleted under the look at what was written.
         let hold = Arc::new(hold);
         let body = match self.short {
@@ -253,18 +253,22 @@ impl Copy {
                 read::open(self.live, self.means, segments, Arc::clone(&hold)).await
             }
         };
-        let body =
+        let mut body =
             body.map_err(|err| Failed { why: CopyBlobError::Source(err), unknown: false })?;
         let failed = |err: BackendError| Failed {
             unknown: err.unknown,
             why: CopyBlobError::Target(intent.backend, err),
         };
-        let found = match size <= SHORT_BODY_MAX {
-            true => pass_on_whole(body, &target, intent, size, hasher).await?,
-            false => {
-                let writer = target.write(&intent.path, size).await.map_err(failed)?;
-                pass_on(body, writer, hasher, intent.backend).await?
-            }
+        let found = if size <= SHORT_BODY_MAX {
+            // In one call: each of several would be a hop between threads.
+            let bytes = gather(&mut body, size).await?;
+            let found = is_unhashed.then(|| hash_short(&bytes, &Wanted::default()).0);
+            target.write_whole(&intent.path, bytes.into()).await.map_err(failed)?;
+            found
+        } else {
+            let hasher = is_unhashed.then(|| hashers.begin(Wanted::default()));
+            let writer = target.write(&intent.path, size).await.map_err(failed)?;
+            pass_on(body, writer, hasher, intent.backend).await?
         };
         if replaces {
             seen(&target, intent, size).await?;
@@ -286,37 +290,15 @@ async fn seen(target: &Backend, intent: &Intent, size: u64) -> Result<(), Failed
     }
 }
 
-/// Writes a short blob in one call: each of several would be a hop between threads.
-async fn pass_on_whole(
-    mut body: read::Body,
-    target: &Backend,
-    intent: &Intent,
-    size: u64,
-    hasher: Option<BodyHasher>,
-) -> Result<Option<BlobHash>, Failed> {
-    let mut bytes = Bytes::new();
-    // The body keeps the bytes' place in the budget until it is asked for what comes after them.
+/// All bytes of a short blob. The body keeps their place in the budget until it is dropped.
+async fn gather(body: &mut read::Body, size: u64) -> Result<Vec<u8>, Failed> {
+    let mut bytes = Vec::new();
     while (bytes.len() as u64) < size {
         let piece = body.next().await.unwrap_or(Err(EngineError::Unavailable(None)));
-        let piece =
-            piece.map_err(|err| Failed { why: CopyBlobError::Source(err), unknown: false })?;
-        bytes = match bytes.is_empty() {
-            true => piece,
-            false => [bytes, piece].concat().into(),
-        };
+        let failed = |err| Failed { why: CopyBlobError::Source(err), unknown: false };
+        bytes.extend_from_slice(&piece.map_err(failed)?);
     }
-    let found = match hasher {
-        Some(mut hasher) => {
-            hasher.update(bytes.clone()).await;
-            Some(hasher.end_blob().await)
-        }
-        None => None,
-    };
-    target.write_whole(&intent.path, bytes).await.map_err(|err| Failed {
-        unknown: err.unknown,
-        why: CopyBlobError::Target(intent.backend, err),
-    })?;
-    Ok(found)
+    Ok(bytes)
 }
 
 /// Writes the bytes as they come.

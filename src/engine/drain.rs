@@ -199,7 +199,9 @@ impl Engine {
                 }
                 Leaves::Stays(why) => why,
                 Leaves::NoTarget(why) => {
-                    parked.push((short, LookAgain::After(change)));
+                    if short.waits_for() != Some(change) {
+                        parked.push((short, LookAgain::After(change)));
+                    }
                     why
                 }
             };

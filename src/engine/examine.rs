@@ -70,48 +70,39 @@ pub(crate) async fn read(
         Seen::Whole => {}
         seen => return seen,
     }
-    let read = match size <= SHORT_BODY_MAX {
-        true => hash_here(means, backend, path, size).await,
-        false => hash_beside(means, backend, path, size).await,
-    };
-    match read {
+    match hash_of(means, backend, path, size).await {
         Ok(read) if read == *hash => Seen::Whole,
         Ok(_) => Seen::Wrong,
         Err(err) => trouble(err),
     }
 }
 
-async fn hash_here(
+async fn hash_of(
     means: Means<'_>,
     backend: &Backend,
     path: &str,
     size: u64,
 ) -> Result<[u8; 32], BackendError> {
-    let mut hasher = blake3::Hasher::new();
+    let is_long = size > SHORT_BODY_MAX;
+    let _room = match is_long {
+        true => Some(means.budget.take(size.min(WINDOW)).await),
+        false => None,
+    };
+    let mut here = blake3::Hasher::new();
+    let mut beside = is_long.then(|| means.hashers.begin(Wanted::default()));
     let mut body = backend.read(path, 0..size).await?;
     while let Some(piece) = body.next().await {
         let piece = piece?;
         means.read.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        hasher.update(&piece);
+        match &mut beside {
+            Some(beside) => beside.update(piece).await,
+            None => drop(here.update(&piece)),
+        }
     }
-    Ok(*hasher.finalize().as_bytes())
-}
-
-async fn hash_beside(
-    means: Means<'_>,
-    backend: &Backend,
-    path: &str,
-    size: u64,
-) -> Result<[u8; 32], BackendError> {
-    let _room = means.budget.take(size.min(WINDOW)).await;
-    let mut hasher = means.hashers.begin(Wanted::default());
-    let mut body = backend.read(path, 0..size).await?;
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        means.read.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        hasher.update(piece).await;
-    }
-    Ok(hasher.end_blob().await.hash)
+    Ok(match &mut beside {
+        Some(beside) => beside.end_blob().await.hash,
+        None => *here.finalize().as_bytes(),
+    })
 }
 
 /// What a failed call says of the replica.

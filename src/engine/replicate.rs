@@ -156,7 +156,10 @@ impl Engine {
         let (facts, replicas) = match self.blob_and_replicas(blob).await {
             Ok(Some(found)) => found,
             Ok(None) => return (0, Replicated::Superseded),
-            Err(_) => return (0, Replicated::RecordError),
+            Err(err) => {
+                tracing::debug!(%blob, why = chain(&err), "a blob could not be looked up");
+                return (0, Replicated::RecordError);
+            }
         };
         // Before anything is promised that could not be kept.
         if !replicas.iter().any(|replica| may_be_read(fleet, replica)) {

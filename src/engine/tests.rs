@@ -254,6 +254,12 @@ impl Steered {
         self.hand.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::AcqRel);
     }
 
+    /// All that is due; the store is in order after it.
+    async fn cleans_up(&self) {
+        self.clean_up().await;
+        self.is_clean().await;
+    }
+
     /// Once all is cleaned up, what is deleted twice as well, there are these objects with so many
     /// good replicas each, and no other file, row or counted byte.
     async fn holds_only(&self, objects: &[(&str, &Vec<u8>)], replicas: usize) {

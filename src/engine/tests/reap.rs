@@ -15,29 +15,7 @@ use crate::store::Target;
 const HOUR: Duration = Duration::from_secs(3600);
 const NONE: [(&str, u64); 0] = [];
 
-/// A world whose process ends and begins again.
-struct Mortal {
-    world: World,
-    clock: Clock,
-    hand: Arc<AtomicI64>,
-}
-
-impl std::ops::Deref for Mortal {
-    type Target = World;
-
-    fn deref(&self) -> &World {
-        &self.world
-    }
-}
-
-impl Mortal {
-    async fn new() -> Mortal {
-        let hand = Arc::new(AtomicI64::new(START));
-        let clock = Clock::steered(Arc::clone(&hand));
-        let world = World::with_clock(clock.clone(), 4 * MIB, 1, 1, |_| {}).await;
-        Mortal { world, clock, hand }
-    }
-
+impl Steered {
     /// The next run of the process.
     async fn restart(&mut self) {
         let engine = &self.world.engine;
@@ -48,11 +26,12 @@ impl Mortal {
             readers: 2,
             ballast: 0,
         };
-        let ids = Arc::new(Ids::new(self.clock.clone()));
-        let store = Store::open(settings, self.clock.clone(), ids).unwrap();
+        let clock = engine.clock.clone();
+        let store =
+            Store::open(settings, clock.clone(), Arc::new(Ids::new(clock.clone()))).unwrap();
         let fleet = Fleet::new(engine.fleet.load().all().to_vec());
         let settings = EngineSettings::clone(&engine.settings.load());
-        let engine = Engine::new(store, fleet, settings, 64 << 20, self.clock.clone());
+        let engine = Engine::new(store, fleet, settings, 64 << 20, clock);
         self.world.engine = engine;
     }
 
@@ -83,15 +62,6 @@ impl Mortal {
         self.is_clean().await;
         step
     }
-
-    async fn cleans_up(&self) {
-        while self.cleanup().await.deleted > 0 {}
-        self.is_clean().await;
-    }
-
-    fn advance(&self, span: Duration) {
-        self.hand.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::AcqRel);
-    }
 }
 
 fn target(backend: u64) -> Target {
@@ -101,98 +71,98 @@ fn target(backend: u64) -> Target {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn right_bytes_of_a_blob_that_exists_become_a_replica_once() {
     for size in [100, 3 * MIB] {
-        let mut mortal = Mortal::new().await;
+        let mut world = Steered::new(1).await;
         let body = bytes(size);
-        mortal.put("key", &body).await.unwrap();
-        let intent = mortal.promise("key").await;
-        mortal.lay(&intent, &body);
-        mortal.restart().await;
-        let step = mortal.reap().await;
+        world.put("key", &body).await.unwrap();
+        let intent = world.promise("key").await;
+        world.lay(&intent, &body);
+        world.restart().await;
+        let step = world.reap().await;
         assert_eq!((step.counts, step.backlog), ([("promoted", 1)].into(), Some(0)));
-        assert_eq!(mortal.replicas("key").await, [2]);
-        assert_eq!(mortal.reap().await.counts, NONE.into(), "there is nothing left to settle");
-        mortal.cleans_up().await;
-        mortal.world.faults[0].always(Call::Read, Effect::Fail(Fault::Passing));
-        assert!(mortal.get("key").await.unwrap() == body, "the new replica is read");
-        mortal.comes_to_rest().await;
+        assert_eq!(world.replicas("key").await, [2]);
+        assert_eq!(world.reap().await.counts, NONE.into(), "there is nothing left to settle");
+        world.cleans_up().await;
+        world.faults[0].always(Call::Read, Effect::Fail(Fault::Passing));
+        assert!(world.get("key").await.unwrap() == body, "the new replica is read");
+        world.comes_to_rest().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_bytes_become_no_replica_and_are_deleted() {
     for (size, len) in [(100, 100), (3 * MIB, 3 * MIB), (3 * MIB, MIB), (100, 0)] {
-        let mut mortal = Mortal::new().await;
+        let mut world = Steered::new(1).await;
         let body = bytes(size);
-        mortal.put("key", &body).await.unwrap();
-        let intent = mortal.promise("key").await;
+        world.put("key", &body).await.unwrap();
+        let intent = world.promise("key").await;
         let mut other = body[..len].to_vec();
         other.last_mut().into_iter().for_each(|last| *last ^= 1);
-        mortal.lay(&intent, &other);
-        mortal.restart().await;
-        assert_eq!(mortal.reap().await.counts, [("condemned", 1)].into(), "{size} {len}");
-        assert_eq!(mortal.replicas("key").await, [1]);
-        mortal.comes_to_rest().await;
-        mortal.cleans_up().await;
-        assert!(!mortal.place(&intent).exists());
-        assert!(mortal.get("key").await.unwrap() == body);
+        world.lay(&intent, &other);
+        world.restart().await;
+        assert_eq!(world.reap().await.counts, [("condemned", 1)].into(), "{size} {len}");
+        assert_eq!(world.replicas("key").await, [1]);
+        world.comes_to_rest().await;
+        world.cleans_up().await;
+        assert!(!world.place(&intent).exists());
+        assert!(world.get("key").await.unwrap() == body);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_there_is_dropped_and_deleted_again_an_hour_later() {
-    let mut mortal = Mortal::new().await;
-    mortal.put("key", &bytes(100)).await.unwrap();
-    let intent = mortal.promise("key").await;
-    mortal.restart().await;
-    assert_eq!(mortal.reap().await.counts, [("dropped", 1)].into());
-    mortal.comes_to_rest().await;
+    let mut world = Steered::new(1).await;
+    world.put("key", &bytes(100)).await.unwrap();
+    let intent = world.promise("key").await;
+    world.restart().await;
+    assert_eq!(world.reap().await.counts, [("dropped", 1)].into());
+    world.comes_to_rest().await;
     // The service was still busy with it.
-    mortal.lay(&intent, &bytes(100));
-    mortal.cleans_up().await;
-    assert!(mortal.place(&intent).exists(), "it is not due yet");
-    mortal.advance(HOUR);
-    mortal.cleans_up().await;
-    assert!(!mortal.place(&intent).exists());
-    assert_eq!(mortal.replicas("key").await, [1]);
-    let rows: u64 = mortal.engine.store.backends().await.unwrap().iter().map(|row| row.rows).sum();
+    world.lay(&intent, &bytes(100));
+    world.cleans_up().await;
+    assert!(world.place(&intent).exists(), "it is not due yet");
+    world.advance(HOUR);
+    world.cleans_up().await;
+    assert!(!world.place(&intent).exists());
+    assert_eq!(world.replicas("key").await, [1]);
+    let rows: u64 = world.engine.store.backends().await.unwrap().iter().map(|row| row.rows).sum();
     assert_eq!(rows, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn intents_on_an_absent_backend_wait_until_it_is_back() {
-    let mut mortal = Mortal::new().await;
+    let mut world = Steered::new(1).await;
     let body = bytes(100);
     for key in ["one", "two", "three"] {
-        mortal.put(key, &body).await.unwrap();
-        let intent = mortal.promise(key).await;
-        mortal.lay(&intent, &body);
+        world.put(key, &body).await.unwrap();
+        let intent = world.promise(key).await;
+        world.lay(&intent, &body);
     }
-    mortal.restart().await;
-    mortal.faults[1].lose_marker(true);
-    let step = mortal.reap().await;
+    world.restart().await;
+    world.faults[1].lose_marker(true);
+    let step = world.reap().await;
     assert_eq!((step.counts, step.backlog), ([("later", 3)].into(), Some(3)));
-    assert_eq!(mortal.reserved().await, 300, "nothing is decided");
-    mortal.faults[1].lose_marker(false);
-    mortal.engine.fleet.load().get(BackendId(2)).unwrap().look().await.unwrap();
-    let step = mortal.reap().await;
+    assert_eq!(world.reserved().await, 300, "nothing is decided");
+    world.faults[1].lose_marker(false);
+    world.engine.fleet.load().get(BackendId(2)).unwrap().look().await.unwrap();
+    let step = world.reap().await;
     assert_eq!((step.counts, step.backlog), ([("promoted", 3)].into(), Some(0)));
-    mortal.comes_to_rest().await;
+    world.comes_to_rest().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_this_run_is_writing_is_left_alone() {
-    let mut mortal = Mortal::new().await;
+    let mut world = Steered::new(1).await;
     let body = bytes(100);
-    mortal.put("key", &body).await.unwrap();
-    mortal.restart().await;
-    let intent = mortal.promise("key").await;
-    assert_eq!(mortal.reap().await, Step { backlog: Some(0), ..Step::default() });
-    assert_eq!(mortal.reserved().await, 100);
-    mortal.lay(&intent, &body);
-    assert_eq!(mortal.reap().await.counts, NONE.into());
-    mortal.engine.store.replica_commit(intent.write).await.unwrap();
-    assert_eq!(mortal.replicas("key").await, [2]);
-    mortal.comes_to_rest().await;
+    world.put("key", &body).await.unwrap();
+    world.restart().await;
+    let intent = world.promise("key").await;
+    assert_eq!(world.reap().await, Step { backlog: Some(0), ..Step::default() });
+    assert_eq!(world.reserved().await, 100);
+    world.lay(&intent, &body);
+    assert_eq!(world.reap().await.counts, NONE.into());
+    world.engine.store.replica_commit(intent.write).await.unwrap();
+    assert_eq!(world.replicas("key").await, [2]);
+    world.comes_to_rest().await;
 }
 
 /// How far a put came when its process ended.
@@ -204,19 +174,19 @@ enum Came {
     Committed,
 }
 
-async fn put_until(mortal: &Mortal, came: Came, body: &[u8]) -> Vec<Intent> {
-    let store = &mortal.engine.store;
-    let bucket = mortal.engine.bucket("bucket").unwrap();
+async fn put_until(world: &Steered, came: Came, body: &[u8]) -> Vec<Intent> {
+    let store = &world.engine.store;
+    let bucket = world.engine.bucket("bucket").unwrap();
     let request = BlobRequest { size: body.len() as u64, stem: "bucket/new~0.0".into() };
     let both = |_: &_, _, _: &_| Some(vec![target(1), target(2)]);
     let register =
         store.blobs_register(bucket.id, bucket.placement_id, vec![request], Box::new(both));
     let Registered { blob, intents, .. } = register.await.unwrap().remove(0);
     if came >= Came::OneLegWritten {
-        mortal.lay(&intents[0], body);
+        world.lay(&intents[0], body);
     }
     if came >= Came::AllWritten {
-        mortal.lay(&intents[1], body);
+        world.lay(&intents[1], body);
     }
     if came == Came::Committed {
         let finished = FinishedBlob {
@@ -245,12 +215,12 @@ async fn put_until(mortal: &Mortal, came: Came, body: &[u8]) -> Vec<Intent> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_that_a_crash_cut_off_at_any_step_leaves_nothing_or_the_whole_object() {
     for came in [Came::Registered, Came::OneLegWritten, Came::AllWritten, Came::Committed] {
-        let mut mortal = Mortal::new().await;
-        mortal.put("old", &bytes(70_000)).await.unwrap();
+        let mut world = Steered::new(1).await;
+        world.put("old", &bytes(70_000)).await.unwrap();
         let body = bytes(1000);
-        let intents = put_until(&mortal, came, &body).await;
-        mortal.restart().await;
-        let step = mortal.reap().await;
+        let intents = put_until(&world, came, &body).await;
+        world.restart().await;
+        let step = world.reap().await;
         let expected: &[(&str, u64)] = match came {
             Came::Registered => &[("dropped", 2)],
             Came::OneLegWritten => &[("condemned", 1), ("dropped", 1)],
@@ -259,28 +229,28 @@ async fn a_put_that_a_crash_cut_off_at_any_step_leaves_nothing_or_the_whole_obje
             Came::Committed => &[("promoted", 1)],
         };
         assert_eq!(step.counts, expected.iter().copied().collect(), "{came:?}");
-        mortal.comes_to_rest().await;
-        mortal.cleans_up().await;
-        mortal.advance(2 * HOUR);
-        mortal.cleans_up().await;
+        world.comes_to_rest().await;
+        world.cleans_up().await;
+        world.advance(2 * HOUR);
+        world.cleans_up().await;
         match came {
             Came::Committed => {
-                assert!(mortal.get("new").await.unwrap() == body);
-                assert_eq!((mortal.replicas("new").await, mortal.files()), (vec![2], 3));
+                assert!(world.get("new").await.unwrap() == body);
+                assert_eq!((world.replicas("new").await, world.files()), (vec![2], 3));
             }
             _ => {
-                let got = mortal.get("new").await;
+                let got = world.get("new").await;
                 assert!(matches!(got, Err(EngineError::NoSuchKey)), "{came:?}");
-                assert_eq!(mortal.files(), 1, "{came:?}");
-                assert!(intents.iter().all(|intent| !mortal.place(intent).exists()));
+                assert_eq!(world.files(), 1, "{came:?}");
+                assert!(intents.iter().all(|intent| !world.place(intent).exists()));
             }
         }
-        assert!(mortal.get("old").await.unwrap() == bytes(70_000));
-        let left = mortal.engine.store.condemned_all(WriteId(0), 10).await.unwrap();
+        assert!(world.get("old").await.unwrap() == bytes(70_000));
+        let left = world.engine.store.condemned_all(WriteId(0), 10).await.unwrap();
         assert!(left.is_empty(), "{came:?} {left:?}");
         // Another crash changes nothing.
-        mortal.restart().await;
-        assert_eq!(mortal.reap().await.counts, NONE.into());
-        mortal.comes_to_rest().await;
+        world.restart().await;
+        assert_eq!(world.reap().await.counts, NONE.into());
+        world.comes_to_rest().await;
     }
 }

@@ -55,10 +55,6 @@ impl Steered {
         text[at] ^= 1;
         std::fs::write(self.file(replica), text).unwrap();
     }
-
-    async fn cleans_up(&self) {
-        while self.cleanup().await.deleted > 0 {}
-    }
 }
 
 fn count(step: &Step, what: &str) -> u64 {
